@@ -1,0 +1,1 @@
+//! The policy objects, their schema and the reader of policy files.

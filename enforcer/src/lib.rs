@@ -1,0 +1,1 @@
+//! Endpoints, kernel state, decisions.

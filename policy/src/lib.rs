@@ -1,0 +1,1 @@
+//! Names, patterns, rules, bindings and grants: what may be reached, by whom, until when.

@@ -1,0 +1,1 @@
+//! The DNS proxy: who asks, may it, answer, grant, then reply.

@@ -1,0 +1,1 @@
+//! Namespaces, a small internet, scripted DNS for tests and the demo.
