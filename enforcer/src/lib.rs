@@ -1,1 +1,10 @@
-//! Endpoints, kernel state, decisions.
+//! The enforcer: endpoints, the kernel state behind them, and what became of their packets.
+//!
+//! [`kernel`] loads, attaches, pins and adopts programs; [`grants`] turns names and rules into map contents;
+//! [`endpoints`] joins the two for one workload; [`enforcer`] is the handle that others hold; [`decisions`]
+//! tells what happened; [`dns_link`] brings DNS of interface endpoints to the resolver; [`config`],
+//! [`feed_client`] and [`wiring`] make the standalone process. It answers no DNS and does not talk to Kubernetes.
+//!
+//! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
+
+pub mod kernel;

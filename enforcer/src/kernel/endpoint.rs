@@ -1,0 +1,419 @@
+//! One endpoint in the kernel: an instance of the programs, its maps, its configuration.
+//!
+//! Made by [`Host::attach`](super::Host::attach). Dropping it changes nothing in the kernel; [`remove`] does.
+//!
+//! [`remove`]: super::Host::remove
+
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{
+        Array, HashMap, Map, MapData, MapError, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use nameward_abi::{
+    Address, Admitted, Allow, CidrRule, Config, Counter, DnsRedirect, EventBudget, Flow, FlowKey,
+    OWN_ADDRESSES, PortKey, PortRule, Reason, Switch, maps,
+};
+
+use super::{
+    KernelError, KernelStore, MapWrite, Observed, bpffs::Folder, cgroup, instance, interface, links,
+};
+
+/// What an endpoint is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The host side of a workload's interface, by name, in the network namespace of the caller.
+    Interface {
+        /// Its name.
+        name: String,
+    },
+    /// A cgroup v2 folder.
+    Cgroup {
+        /// Its path.
+        path: PathBuf,
+        /// Cookie of the network namespace that its sockets must have; 0 = any.
+        netns_cookie: u64,
+    },
+}
+
+/// Sizes of an endpoint's maps, in entries. Fixed when the endpoint is first attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Addresses that names may give.
+    pub addresses: u32,
+    /// Prefixes of rules with CIDRs, both rule sets together.
+    pub cidrs: u32,
+    /// Prefixes of ports, both rule sets together.
+    pub ports: u32,
+    /// Established flows.
+    pub flows: u32,
+}
+
+impl MapSizes {
+    pub(super) const SMALLEST: Self = Self { addresses: 1, cidrs: 1, ports: 1, flows: 1 };
+
+    pub(super) fn by_map(&self) -> [(&'static str, u32); 5] {
+        [
+            (maps::ALLOW, self.addresses),
+            // While a grant moves an address to another set of names, the old id is still there.
+            (maps::ADMITTED, self.addresses.saturating_mul(2)),
+            (maps::CIDRS, self.cidrs),
+            (maps::PORTS, self.ports),
+            (maps::FLOWS, self.flows),
+        ]
+    }
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self { addresses: 4_096, cidrs: 8_192, ports: 4_096, flows: 4_096 }
+    }
+}
+
+/// What to attach, and where.
+#[derive(Clone, Debug)]
+pub struct EndpointSpec {
+    /// Stable identifier; the name of its folder.
+    pub uid: String,
+    /// Where.
+    pub attachment: Attachment,
+    /// The workload's own addresses (interfaces): other sources are spoofed.
+    pub addresses: Vec<IpAddr>,
+    /// Where its DNS goes.
+    pub dns: DnsRedirect,
+    /// Sizes of its maps.
+    pub sizes: MapSizes,
+    /// Events a second; the burst is ten times as many.
+    pub events_per_second: u32,
+    /// Rejections a second.
+    pub rejects_per_second: u32,
+    /// Take an interface of a default route or the root cgroup nevertheless.
+    pub allow_host: bool,
+}
+
+impl EndpointSpec {
+    /// A specification with default sizes and rates.
+    pub fn new(uid: impl Into<String>, attachment: Attachment) -> Self {
+        Self {
+            uid: uid.into(),
+            attachment,
+            addresses: Vec::new(),
+            dns: DnsRedirect::default(),
+            sizes: MapSizes::default(),
+            events_per_second: 100,
+            rejects_per_second: 1_000,
+            allow_host: false,
+        }
+    }
+}
+
+/// The v4-mapped form that maps use.
+pub(crate) fn address_bytes(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// An attached endpoint.
+pub struct KernelEndpoint {
+    uid: String,
+    number: u64,
+    maps: Maps,
+}
+
+struct Maps {
+    config: Array<MapData, Config>,
+    allow: HashMap<MapData, Address, Allow>,
+    admitted: HashMap<MapData, u32, Admitted>,
+    cidrs: LpmTrie<MapData, Address, CidrRule>,
+    ports: LpmTrie<MapData, PortKey, PortRule>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    fleeting: HashMap<MapData, FlowKey, Flow>,
+    stats: PerCpuArray<MapData, Counter>,
+    budget: Array<MapData, EventBudget>,
+}
+
+impl fmt::Debug for KernelEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelEndpoint")
+            .field("uid", &self.uid)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KernelEndpoint {
+    /// Attaches to what `spec` names, or adopts what is attached already: maps as they are, programs replaced in
+    /// their links, links that were severed made anew. Until rules come, everything is denied `no-policy-yet`.
+    pub(super) fn attach(folder: &Folder, spec: &EndpointSpec, number: u64) -> Result<Self, KernelError> {
+        let target = Target::resolve(spec)?;
+        let pins = folder.endpoint(&spec.uid)?;
+        let mut ebpf = instance::load(folder, &pins, &spec.sizes)?;
+        let mut endpoint = Self { uid: spec.uid.clone(), number, maps: Maps::open(&pins)? };
+        let before = endpoint.config()?;
+        if before.endpoint_id != 0 {
+            endpoint.number = before.endpoint_id;
+        }
+        if before.endpoint_id != 0 && !target.same_place(&before) {
+            remove_links(&pins)?;
+        }
+        endpoint.write_config(&target.configuration(spec, endpoint.number, before.switch)?)?;
+        target.attach(&mut ebpf, &pins)?;
+        Ok(endpoint)
+    }
+
+    /// Opens the maps of an endpoint that is attached, and nothing else.
+    pub(super) fn open(folder: &Folder, uid: &str) -> Result<Self, KernelError> {
+        let maps = Maps::open(&folder.endpoint(uid)?)?;
+        let mut endpoint = Self { uid: uid.into(), number: 0, maps };
+        endpoint.number = endpoint.config()?.endpoint_id;
+        Ok(endpoint)
+    }
+
+    /// The identifier it was attached with.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Its number in events.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Its configuration.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn config(&self) -> Result<Config, KernelError> {
+        self.maps.config.get(&0, 0).map_err(KernelError::map("read", maps::CONFIG))
+    }
+
+    /// Writes the whole configuration.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn write_config(&mut self, config: &Config) -> Result<(), KernelError> {
+        self.maps.config.set(0, config, 0).map_err(KernelError::map("write to", maps::CONFIG))
+    }
+
+    /// Packets and bytes by reason, since the endpoint was first attached.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn stats(&self) -> Result<Vec<(Reason, Counter)>, KernelError> {
+        let mut totals = Vec::with_capacity(Reason::ALL.len());
+        for reason in Reason::ALL {
+            let each = self
+                .maps
+                .stats
+                .get(&u32::from(*reason as u8), 0)
+                .map_err(KernelError::map("read", maps::STATS))?;
+            let total = each.iter().fold(Counter::default(), |sum, one| Counter {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+            });
+            totals.push((*reason, total));
+        }
+        Ok(totals)
+    }
+
+    /// Events that the endpoint's budget or a full ring kept back.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn lost_events(&self) -> Result<u64, KernelError> {
+        let budget = self.maps.budget.get(&0, 0).map_err(KernelError::map("read", maps::EVENT_BUDGET))?;
+        Ok(budget.lost)
+    }
+}
+
+impl KernelStore for KernelEndpoint {
+    fn observe(&self) -> Result<Observed, KernelError> {
+        let trie = |name| KernelError::map("read", name);
+        Ok(Observed {
+            allow: self.maps.allow.iter().collect::<Result<_, _>>().map_err(trie(maps::ALLOW))?,
+            admitted: self.maps.admitted.iter().collect::<Result<_, _>>().map_err(trie(maps::ADMITTED))?,
+            cidrs: self
+                .maps
+                .cidrs
+                .iter()
+                .map(|entry| entry.map(|(key, rule)| ((key.prefix_len(), key.data()), rule)))
+                .collect::<Result<_, _>>()
+                .map_err(trie(maps::CIDRS))?,
+            ports: self
+                .maps
+                .ports
+                .iter()
+                .map(|entry| entry.map(|(key, rule)| ((key.prefix_len(), key.data()), rule)))
+                .collect::<Result<_, _>>()
+                .map_err(trie(maps::PORTS))?,
+            switch: Switch(self.config()?.switch),
+        })
+    }
+
+    fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
+        let read = |map: &HashMap<MapData, FlowKey, Flow>, name| {
+            map.iter().collect::<Result<Vec<_>, _>>().map_err(KernelError::map("read", name))
+        };
+        let mut flows = read(&self.maps.flows, maps::FLOWS)?;
+        flows.extend(read(&self.maps.fleeting, maps::FLEETING)?);
+        Ok(flows)
+    }
+
+    fn write(&mut self, write: &MapWrite) -> Result<(), KernelError> {
+        let own = &mut self.maps;
+        match *write {
+            MapWrite::Allow(address, mut allow) => {
+                if let Ok(before) = own.allow.get(&address, 0) {
+                    allow.last_used = allow.last_used.max(before.last_used);
+                }
+                own.allow.insert(address, allow, 0).map_err(KernelError::map("write to", maps::ALLOW))
+            }
+            MapWrite::ForgetAllow(address) => gone(own.allow.remove(&address), maps::ALLOW),
+            MapWrite::Admitted(id, admitted) => {
+                own.admitted.insert(id, admitted, 0).map_err(KernelError::map("write to", maps::ADMITTED))
+            }
+            MapWrite::ForgetAdmitted(id) => gone(own.admitted.remove(&id), maps::ADMITTED),
+            MapWrite::Cidr(length, address, rule) => own
+                .cidrs
+                .insert(&Key::new(length, address), rule, 0)
+                .map_err(KernelError::map("write to", maps::CIDRS)),
+            MapWrite::ForgetCidr(length, address) => {
+                gone(own.cidrs.remove(&Key::new(length, address)), maps::CIDRS)
+            }
+            MapWrite::Port(length, key, rule) => own
+                .ports
+                .insert(&Key::new(length, key), rule, 0)
+                .map_err(KernelError::map("write to", maps::PORTS)),
+            MapWrite::ForgetPort(length, key) => gone(own.ports.remove(&Key::new(length, key)), maps::PORTS),
+            MapWrite::Switch(switch) => {
+                let config = Config { switch: switch.0, ..self.config()? };
+                self.write_config(&config)
+            }
+            MapWrite::ForgetFlow(key) => {
+                gone(own.flows.remove(&key), maps::FLOWS)?;
+                gone(own.fleeting.remove(&key), maps::FLEETING)
+            }
+        }
+    }
+}
+
+impl Maps {
+    fn open(pins: &Path) -> Result<Self, KernelError> {
+        Ok(Self {
+            config: open(pins, maps::CONFIG)?,
+            allow: open(pins, maps::ALLOW)?,
+            admitted: open(pins, maps::ADMITTED)?,
+            cidrs: open(pins, maps::CIDRS)?,
+            ports: open(pins, maps::PORTS)?,
+            flows: open(pins, maps::FLOWS)?,
+            fleeting: open(pins, maps::FLEETING)?,
+            stats: open(pins, maps::STATS)?,
+            budget: open(pins, maps::EVENT_BUDGET)?,
+        })
+    }
+}
+
+/// Opens a pinned map with its type; sizes of keys and values are compared.
+pub(super) fn open<M: TryFrom<Map, Error = MapError>>(
+    folder: &Path,
+    name: &'static str,
+) -> Result<M, KernelError> {
+    let data = MapData::from_pin(folder.join(name)).map_err(KernelError::map("open", name))?;
+    Map::from_map_data(data).and_then(M::try_from).map_err(KernelError::map("open", name))
+}
+
+/// The result of a removal; what was not there is gone as well.
+fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), KernelError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map_err(KernelError::map("remove from", map)),
+    }
+}
+
+fn remove_links(pins: &Path) -> Result<(), KernelError> {
+    let entries = std::fs::read_dir(pins).map_err(|error| KernelError::file("read", pins, error))?;
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b"link_") {
+            links::unpin(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What a specification's attachment means on this host.
+enum Target<'a> {
+    Interface { name: &'a str, index: u32 },
+    Cgroup { path: &'a Path, place: cgroup::Place, netns_cookie: u64 },
+}
+
+impl<'a> Target<'a> {
+    fn resolve(spec: &'a EndpointSpec) -> Result<Self, KernelError> {
+        match &spec.attachment {
+            Attachment::Interface { name } => {
+                if !spec.allow_host {
+                    interface::refuse_default_route(name)?;
+                }
+                Ok(Self::Interface { name, index: interface::interface_index(name)? })
+            }
+            Attachment::Cgroup { path, netns_cookie } => {
+                let place = cgroup::place(path)?;
+                if place.level == 0 && !spec.allow_host {
+                    return Err(KernelError::RootCgroup { path: path.clone() });
+                }
+                Ok(Self::Cgroup { path, place, netns_cookie: *netns_cookie })
+            }
+        }
+    }
+
+    fn same_place(&self, config: &Config) -> bool {
+        match self {
+            Self::Interface { index, .. } => config.ifindex == *index,
+            Self::Cgroup { place, .. } => config.cgroup_id == place.id,
+        }
+    }
+
+    fn configuration(&self, spec: &EndpointSpec, number: u64, switch: u64) -> Result<Config, KernelError> {
+        if spec.addresses.len() > OWN_ADDRESSES {
+            return Err(KernelError::TooManyAddresses { limit: OWN_ADDRESSES, found: spec.addresses.len() });
+        }
+        let mut config = Config {
+            switch,
+            endpoint_id: number,
+            flow_limit: u64::from(spec.sizes.flows),
+            events_per_second: spec.events_per_second,
+            events_burst: spec.events_per_second.saturating_mul(10),
+            rejects_per_second: spec.rejects_per_second,
+            dns: spec.dns,
+            ..Config::default()
+        };
+        for (own, address) in config.own.iter_mut().zip(&spec.addresses) {
+            *own = address_bytes(*address);
+        }
+        match self {
+            Self::Interface { index, .. } => config.ifindex = *index,
+            Self::Cgroup { place, netns_cookie, .. } => {
+                config.cgroup_id = place.id;
+                config.cgroup_level = place.level;
+                config.netns_cookie = *netns_cookie;
+            }
+        }
+        Ok(config)
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, pins: &Path) -> Result<(), KernelError> {
+        match self {
+            Self::Interface { name, .. } => interface::attach(ebpf, name, pins),
+            Self::Cgroup { path, .. } => cgroup::attach(ebpf, path, pins),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the endpoints of one instance share: the folder, the ring of events, the heartbeat, the identities.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aya::maps::{Array, HashMap, MapData};
+use nameward_abi::{Address, Identity, maps, programs};
+
+use super::{
+    BootNanos, EndpointSpec, EventReader, KernelEndpoint, KernelError,
+    bpffs::{self, Folder},
+    endpoint::{address_bytes, open},
+    instance, interface,
+};
+
+/// Where an instance keeps its pins.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// A mounted BPF file system.
+    pub bpffs: PathBuf,
+    /// Folder below `nameward/`; `None` for the instance of the host itself.
+    pub instance: Option<String>,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self { bpffs: "/sys/fs/bpf".into(), instance: None }
+    }
+}
+
+/// One instance on this host. Holds the folder's lock: there is one for each folder.
+pub struct Host {
+    folder: Folder,
+    heartbeat: Mutex<Array<MapData, u64>>,
+    identities: Mutex<HashMap<MapData, Address, Identity>>,
+    last_number: AtomicU64,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Opens or creates the instance: folder, lock, shared maps. Attaches nothing.
+    ///
+    /// # Errors
+    /// What is missing on this host, as [`KernelError`].
+    pub fn open(options: &HostOptions) -> Result<Self, KernelError> {
+        check_privileges()?;
+        check_kernel(6, 1, "6.1", "the kernel programs")?;
+        let folder = Folder::open(&options.bpffs, options.instance.as_deref())?;
+        let shared = instance::load_shared(&folder)?;
+        drop(shared); // what matters is pinned now
+        let host = Self {
+            heartbeat: Mutex::new(open(folder.root(), maps::HEARTBEAT)?),
+            identities: Mutex::new(open(folder.root(), maps::IDENTITIES)?),
+            last_number: AtomicU64::new(0),
+            folder,
+        };
+        for uid in host.endpoints()? {
+            if let Ok(endpoint) = KernelEndpoint::open(&host.folder, &uid) {
+                host.last_number.fetch_max(endpoint.number(), Ordering::Relaxed);
+            }
+        }
+        Ok(host)
+    }
+
+    /// The only reader of this instance's events; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`], [`KernelError::File`].
+    pub fn events(&self) -> Result<EventReader, KernelError> {
+        EventReader::open(&self.folder.shared(maps::EVENTS))
+    }
+
+    /// Attaches an endpoint, or adopts it when it is attached already.
+    ///
+    /// # Errors
+    /// Any [`KernelError`]; a new endpoint that could not be attached leaves nothing behind.
+    pub fn attach(&self, spec: &EndpointSpec) -> Result<KernelEndpoint, KernelError> {
+        let pins = self.folder.endpoint(&spec.uid)?;
+        let known = pins.exists();
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let attached = KernelEndpoint::attach(&self.folder, spec, number);
+        if attached.is_err() && !known {
+            bpffs::remove_folder(&pins)?;
+        }
+        attached
+    }
+
+    /// Identifiers of the endpoints that have pins, also of those that another process left.
+    ///
+    /// # Errors
+    /// [`KernelError::File`].
+    pub fn endpoints(&self) -> Result<Vec<String>, KernelError> {
+        self.folder.endpoints()
+    }
+
+    /// Opens an endpoint's maps without touching what is attached.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`] when it is not there.
+    pub fn open_endpoint(&self, uid: &str) -> Result<KernelEndpoint, KernelError> {
+        KernelEndpoint::open(&self.folder, uid)
+    }
+
+    /// Detaches an endpoint and frees its maps. Removing what is absent is no error.
+    ///
+    /// # Errors
+    /// [`KernelError::File`].
+    pub fn remove(&self, uid: &str) -> Result<(), KernelError> {
+        bpffs::remove_folder(&self.folder.endpoint(uid)?)
+    }
+
+    /// Removes the whole instance: every endpoint, link and map.
+    ///
+    /// # Errors
+    /// [`KernelError::File`].
+    pub fn remove_all(self) -> Result<(), KernelError> {
+        self.folder.remove()
+    }
+
+    /// Removes instances whose names start with `prefix` and which no process holds any more.
+    ///
+    /// # Errors
+    /// [`KernelError::File`].
+    pub fn remove_abandoned(bpffs: &Path, prefix: &str) -> Result<Vec<String>, KernelError> {
+        let names = bpffs::abandoned(bpffs, prefix);
+        for name in &names {
+            Folder::open(bpffs, Some(name))?.remove()?;
+        }
+        Ok(names)
+    }
+
+    /// Says to the kernel that the enforcer and its resolver are alive.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn beat(&self, now: BootNanos) -> Result<(), KernelError> {
+        let mut heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        heartbeat.set(0, now.0, 0).map_err(KernelError::map("write to", maps::HEARTBEAT))
+    }
+
+    /// When somebody last said so; zero when nobody ever has.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn last_beat(&self) -> Result<BootNanos, KernelError> {
+        let heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        heartbeat.get(&0, 0).map(BootNanos).map_err(KernelError::map("read", maps::HEARTBEAT))
+    }
+
+    /// Says which interface the answers to an identity address go to.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn set_identity(&self, address: IpAddr, identity: Identity) -> Result<(), KernelError> {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        identities
+            .insert(address_bytes(address), identity, 0)
+            .map_err(KernelError::map("write to", maps::IDENTITIES))
+    }
+
+    /// Forgets an identity address; it may be absent.
+    pub fn forget_identity(&self, address: IpAddr) {
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if identities.remove(&address_bytes(address)).is_err() {
+            tracing::debug!(%address, "identity address was not known");
+        }
+    }
+
+    /// Attaches the program that sends answers back, where they come out of our own link.
+    ///
+    /// # Errors
+    /// [`KernelError::Program`], [`KernelError::Link`].
+    pub fn attach_dns_return(&self, interface_name: &str) -> Result<(), KernelError> {
+        let mut ebpf = instance::load_shared(&self.folder)?;
+        let pin = interface::pin_path(self.folder.root(), programs::DNS_RETURN);
+        let hook = aya::programs::TcAttachType::Ingress;
+        interface::attach_one(&mut ebpf, programs::DNS_RETURN, interface_name, hook, &pin)
+    }
+}
+
+fn check_privileges() -> Result<(), KernelError> {
+    if nix::unistd::Uid::effective().is_root() { Ok(()) } else { Err(KernelError::NotRoot) }
+}
+
+/// Checks for a kernel of at least this version.
+fn check_kernel(
+    major: u32,
+    minor: u32,
+    needed: &'static str,
+    purpose: &'static str,
+) -> Result<(), KernelError> {
+    let name = nix::sys::utsname::uname()
+        .map_err(|errno| KernelError::file("ask for the version of", "the kernel", errno.into()))?;
+    let release = name.release().to_string_lossy().into_owned();
+    if parse_release(&release).is_some_and(|version| version >= (major, minor)) {
+        return Ok(());
+    }
+    Err(KernelError::KernelTooOld { found: release, needed, purpose })
+}
+
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(parse_release("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(parse_release("5.15-rc3"), Some((5, 15)));
+        assert_eq!(parse_release("unknown"), None);
+    }
+}

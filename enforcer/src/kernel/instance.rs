@@ -1,0 +1,58 @@
+//! Loading one instance of the kernel object: its maps pinned in the endpoint's folder, the shared ones above it.
+//!
+//! Maps that are pinned already are used as they are, which is what adoption means. Programs are loaded by those
+//! who attach them.
+
+use std::{borrow::Cow, fs, path::Path};
+
+use aya::{Ebpf, EbpfLoader};
+use nameward_abi::maps;
+
+use super::{KernelError, bpffs::Folder, endpoint::MapSizes, object::OBJECT};
+
+/// Maps that each endpoint has for itself.
+pub(super) const OWN_MAPS: [&str; 12] = [
+    maps::ALLOW,
+    maps::ADMITTED,
+    maps::CIDRS,
+    maps::PORTS,
+    maps::FLOWS,
+    maps::FLEETING,
+    maps::FRAGMENTS,
+    maps::DNS_FLOWS,
+    maps::CONFIG,
+    maps::STATS,
+    maps::FOLDS,
+    maps::EVENT_BUDGET,
+];
+
+/// Loads the object with an endpoint's maps, made or found in `pins`.
+pub(super) fn load(folder: &Folder, pins: &Path, sizes: &MapSizes) -> Result<Ebpf, KernelError> {
+    fs::create_dir_all(pins).map_err(|error| KernelError::file("create", pins, error))?;
+    let mut loader = loader(folder);
+    for name in OWN_MAPS {
+        loader.map_pin_path(name, Cow::Owned(pins.join(name)));
+    }
+    for (name, entries) in sizes.by_map() {
+        loader.map_max_entries(name, entries);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+/// Loads the object for programs that use shared maps only; its own maps vanish with what is returned.
+pub(super) fn load_shared(folder: &Folder) -> Result<Ebpf, KernelError> {
+    let mut loader = loader(folder);
+    for (name, entries) in MapSizes::SMALLEST.by_map() {
+        loader.map_max_entries(name, entries);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+fn loader(folder: &Folder) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None); // the programs need no relocation against the kernel's types
+    for name in maps::SHARED {
+        loader.map_pin_path(name, Cow::Owned(folder.shared(name)));
+    }
+    loader
+}

@@ -1,0 +1,132 @@
+//! Interface endpoints: TCX programs in front of all others, on links that are pinned.
+//!
+//! What the workload sends enters the host at its interface (direction ingress): `pod_egress`. What it gets leaves
+//! the host there (direction egress): `pod_ingress`.
+
+use std::{fs, path::Path};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+};
+use nameward_abi::programs;
+
+use super::{KernelError, links};
+
+/// A program, and the hook of the interface that it belongs to.
+pub(super) const HOOKS: [(&str, TcAttachType); 2] =
+    [(programs::POD_INGRESS, TcAttachType::Egress), (programs::POD_EGRESS, TcAttachType::Ingress)];
+
+/// Index of an interface in the network namespace of the calling thread.
+///
+/// # Errors
+/// [`KernelError::NoInterface`].
+pub fn interface_index(name: &str) -> Result<u32, KernelError> {
+    nix::net::if_::if_nametoindex(name).map_err(|_| KernelError::NoInterface { name: name.into() })
+}
+
+/// Refuses the interface that the host's own traffic leaves by.
+pub(super) fn refuse_default_route(name: &str) -> Result<(), KernelError> {
+    let routes4 = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+    let routes6 = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    if default_routes(&routes4, &routes6).any(|interface| interface == name) {
+        return Err(KernelError::DefaultRoute { name: name.into() });
+    }
+    Ok(())
+}
+
+/// Interfaces of default routes, from the text of `/proc/net/route` and `/proc/net/ipv6_route`.
+fn default_routes<'a>(routes4: &'a str, routes6: &'a str) -> impl Iterator<Item = &'a str> {
+    let four = routes4.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        (*fields.get(1)? == "00000000" && *fields.get(7)? == "00000000").then(|| fields[0])
+    });
+    let six = routes6.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let any = fields.first()?.bytes().all(|digit| digit == b'0') && *fields.get(1)? == "00";
+        any.then_some(*fields.get(9)?)
+    });
+    four.chain(six).filter(|interface| *interface != "lo")
+}
+
+/// Attaches both programs, or puts them in the place of those that are attached.
+pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, pins: &Path) -> Result<(), KernelError> {
+    for (program, hook) in HOOKS {
+        attach_one(ebpf, program, interface, hook, &pin_path(pins, program))?;
+    }
+    Ok(())
+}
+
+/// Where the link of a program is pinned.
+pub(super) fn pin_path(pins: &Path, program: &str) -> std::path::PathBuf {
+    pins.join(format!("link_{program}"))
+}
+
+/// Attaches one program first in order, or replaces the program of its pinned link.
+pub(super) fn attach_one(
+    ebpf: &mut Ebpf,
+    program: &str,
+    interface: &str,
+    hook: TcAttachType,
+    pin: &Path,
+) -> Result<(), KernelError> {
+    let failed = |operation| {
+        move |source| KernelError::Program {
+            operation,
+            program: program.into(),
+            target: format!("at interface {interface}"),
+            source,
+        }
+    };
+    let classifier: &mut SchedClassifier = ebpf
+        .program_mut(program)
+        .ok_or_else(|| KernelError::Missing { what: "program", name: program.into() })?
+        .try_into()
+        .map_err(failed("find"))?;
+    classifier.load().map_err(failed("load"))?;
+    if let Some(link) = links::open(pin)? {
+        let link = SchedClassifierLink::try_from(link).map_err(|source| KernelError::Link {
+            operation: "adopt",
+            path: pin.into(),
+            source: source.into(),
+        })?;
+        match classifier.attach_to_link(link) {
+            Ok(_) => return Ok(()),
+            Err(error) if links::is_severed(&error) => links::unpin(pin)?,
+            Err(error) => return Err(failed("replace")(error)),
+        }
+    }
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = classifier.attach_with_options(interface, hook, first).map_err(failed("attach"))?;
+    let link = classifier.take_link(id).map_err(failed("keep"))?;
+    let link = FdLink::try_from(link).map_err(|source| KernelError::Link {
+        operation: "keep",
+        path: pin.into(),
+        source: source.into(),
+    })?;
+    links::pin(link, pin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_routes_of_both_families_are_found() {
+        let four = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                    eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                    veth1\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let zeros = "0".repeat(32);
+        let six = format!(
+            "{zeros} 00 {zeros} 00 {zeros} 00000400 00000001 00000000 00000003 eth1\n\
+             {zeros} 00 {zeros} 00 {zeros} ffffffff 00000001 00000000 00200200 lo\n\
+             20010db8{} 40 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001 veth2\n",
+            "0".repeat(24)
+        );
+        assert_eq!(default_routes(four, &six).collect::<Vec<_>>(), ["eth0", "eth1"]);
+    }
+}

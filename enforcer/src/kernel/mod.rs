@@ -1,0 +1,31 @@
+//! The kernel side seen from user space: programs, maps, pins, links.
+//!
+//! One [`Host`] holds what all endpoints share; each [`KernelEndpoint`] is one instance of the programs with maps
+//! of its own, pinned in a folder of its own. Nothing here knows names or policies.
+//!
+//! ```text
+//! <bpffs>/nameward/<instance>/v1/ EVENTS HEARTBEAT IDENTITIES
+//!                                 endpoints/<uid>/ ALLOW ADMITTED CIDRS PORTS ... link_pod_egress link_pod_ingress
+//! ```
+
+mod bpffs;
+mod cgroup;
+mod clock;
+mod endpoint;
+mod error;
+mod events;
+mod host;
+mod instance;
+mod interface;
+mod links;
+mod object;
+mod store;
+
+pub use bpffs::{ensure_mounted, is_bpffs};
+pub use clock::BootNanos;
+pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes};
+pub use error::KernelError;
+pub use events::EventReader;
+pub use host::{Host, HostOptions};
+pub use interface::interface_index;
+pub use store::{KernelStore, MapWrite, MemoryStore, Observed};
