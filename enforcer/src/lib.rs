@@ -7,4 +7,6 @@
 //!
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
+pub mod dns_link;
 pub mod kernel;
+mod netns;

@@ -23,6 +23,7 @@ mod store;
 
 pub use bpffs::{ensure_mounted, is_bpffs};
 pub use clock::BootNanos;
+pub(crate) use endpoint::address_bytes;
 pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes};
 pub use error::KernelError;
 pub use events::EventReader;
