@@ -40,6 +40,8 @@ pub struct Config {
     pub own: [Address; OWN_ADDRESSES],
     /// The DNS redirect.
     pub dns: DnsRedirect,
+    /// Port classes of `ipBlock` entries of just port 53, by rule set: queries to those servers are not redirected.
+    pub direct_dns: [u64; crate::RULE_SETS],
 }
 
 /// The word that changes what every other entry means. Bits: 0 slot, 1-3 mode, 4-15 flags, 32-63 generation.
@@ -113,4 +115,4 @@ impl Switch {
     }
 }
 
-crate::plain_data!(Config = 448);
+crate::plain_data!(Config = 464);

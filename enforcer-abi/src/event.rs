@@ -114,6 +114,8 @@ pub struct EventBudget {
     pub rejects: u64,
     /// See `rejects`.
     pub rejects_since: u64,
+    /// When `FLOWS` last had no room; new flows are denied `flows-full` for a second.
+    pub flows_full_at: u64,
 }
 
-crate::plain_data!(Counter = 16, FoldKey = 24, Fold = 24, Event = 88, EventBudget = 40);
+crate::plain_data!(Counter = 16, FoldKey = 24, Fold = 24, Event = 88, EventBudget = 48);
