@@ -1,0 +1,129 @@
+//! Attaching, adopting and removing interface endpoints.
+
+use nameward_abi::Switch;
+use nameward_enforcer::kernel::{
+    Attachment, BootNanos, EndpointSpec, Host, KernelError, KernelStore, MapWrite,
+};
+
+use crate::lab::{Lab, Workload, inside, must, privileged};
+
+fn spec(workload: &Workload) -> EndpointSpec {
+    let attachment = Attachment::Interface { name: workload.interface.clone() };
+    EndpointSpec { addresses: workload.addresses.clone(), ..EndpointSpec::new("ci/runner.1", attachment) }
+}
+
+/// Programs at an interface, by hook, first in order first.
+fn attached(lab: &Lab, interface: &str) -> Vec<String> {
+    let text = must(&format!("nsenter --net=/run/netns/{} bpftool net show dev {interface}", lab.host()));
+    text.lines().filter(|line| line.contains("tcx/")).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_endpoint_outlives_its_process_and_is_adopted() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    let number = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let mut endpoint = host.attach(&spec(&workload)).unwrap();
+        endpoint.write(&MapWrite::Switch(Switch(0x7_0000_0002))).unwrap();
+        host.beat(BootNanos(42)).unwrap();
+        endpoint.number()
+    });
+    // The host is closed: nobody holds anything but the pins. Promise 4.
+    assert_eq!(attached(&lab, &workload.interface).len(), 2);
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        assert_eq!(host.endpoints().unwrap(), ["ci/runner.1"]);
+        assert_eq!(host.last_beat().unwrap(), BootNanos(42));
+        let endpoint = host.attach(&spec(&workload)).unwrap();
+        assert_eq!(endpoint.number(), number);
+        assert_eq!(Switch(endpoint.config().unwrap().switch).generation(), 7);
+        assert_eq!(attached(&lab, &workload.interface).len(), 2);
+        host.remove("ci/runner.1").unwrap();
+        assert_eq!(attached(&lab, &workload.interface), Vec::<String>::new());
+        host.remove_all().unwrap();
+    });
+    assert!(!lab.pins().exists());
+}
+
+#[test]
+fn ours_is_first_also_when_others_are_there() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        host.attach(&EndpointSpec { uid: "earlier".into(), ..spec(&workload) }).unwrap();
+        let before = attached(&lab, &workload.interface);
+        host.attach(&spec(&workload)).unwrap();
+        let after = attached(&lab, &workload.interface);
+        assert_eq!(after.len(), 4);
+        assert!(!before.contains(&after[0]), "{after:?}");
+    });
+}
+
+#[test]
+fn severed_links_are_attached_anew() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        host.attach(&spec(&workload)).unwrap();
+    });
+    // Gone and back with the same name and index: only the pinned link knows.
+    let (host, interface) = (lab.host(), &workload.interface);
+    let index = must(&format!(
+        "nsenter --net=/run/netns/{host} cat /proc/net/dev_mcast | awk '$2==\"{interface}\"{{print $1; exit}}'"
+    ));
+    must(&format!("ip -n {host} link del {interface}"));
+    must(&format!(
+        "ip -n {host} link add {interface} index {} type veth peer name {interface}p",
+        index.trim()
+    ));
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        host.attach(&spec(&workload)).unwrap();
+        assert_eq!(attached(&lab, interface).len(), 2);
+    });
+}
+
+#[test]
+fn the_way_out_of_the_host_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    must(&format!("ip -n {} route add default via 10.7.1.2", lab.host()));
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let refused = host.attach(&spec(&workload)).unwrap_err();
+        assert!(matches!(refused, KernelError::DefaultRoute { .. }), "{refused}");
+        let absent = Attachment::Interface { name: "nwtabsent".into() };
+        let refused = host.attach(&EndpointSpec::new("absent", absent)).unwrap_err();
+        assert!(matches!(refused, KernelError::NoInterface { .. }), "{refused}");
+        assert_eq!(host.endpoints().unwrap(), Vec::<String>::new());
+        host.attach(&EndpointSpec { allow_host: true, ..spec(&workload) }).unwrap();
+    });
+}
+
+#[test]
+fn one_process_holds_an_instance() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let host = Host::open(&lab.options()).unwrap();
+    let refused = Host::open(&lab.options()).unwrap_err();
+    assert!(matches!(refused, KernelError::InstanceBusy { .. }), "{refused}");
+    drop(host);
+    Host::open(&lab.options()).unwrap();
+}
