@@ -9,5 +9,9 @@
 
 pub mod decisions;
 pub mod dns_link;
+pub mod feed_client;
+mod grant;
 pub mod kernel;
 mod netns;
+
+pub use grant::{GrantRequest, Granted, Refused};

@@ -1,0 +1,218 @@
+//! One stream to one resolver: sockets handed over, snapshot, then messages both ways until it ends.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use nameward_feed::{
+    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
+    folder::ResolverSockets,
+    proto::{
+        FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd, feed_client::FeedClient,
+        from_enforcer, from_resolver,
+    },
+    sockets::{self, HandOverError},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+
+use super::{Backend, messages};
+use crate::kernel::BootNanos;
+
+/// Why a stream ended.
+#[derive(Debug, Error)]
+pub(super) enum ConnectionError {
+    #[error("cannot connect to the resolver at {path}: {source}")]
+    Connect { path: PathBuf, source: tonic::transport::Error },
+    #[error("cannot hand over DNS sockets: {0}")]
+    Sockets(#[from] io::Error),
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
+    #[error("the resolver ended the feed: {0}")]
+    Stream(#[from] Box<tonic::Status>),
+    #[error("nothing heard of the resolver for {DEAD_AFTER_MILLIS} ms")]
+    Silent,
+    #[error("the resolver speaks version {theirs} of the feed, this is version {VERSION}: upgrade one of them")]
+    Version { theirs: u32 },
+}
+
+pub(super) struct Connection {
+    say: mpsc::UnboundedSender<FromEnforcer>,
+    heard: Mutex<Option<Instant>>,
+    revocations: Mutex<HashMap<(String, u32), Vec<oneshot::Sender<()>>>>,
+}
+
+impl Connection {
+    pub(super) fn new(say: mpsc::UnboundedSender<FromEnforcer>) -> Self {
+        Self { say, heard: Mutex::new(None), revocations: Mutex::default() }
+    }
+
+    /// Whether the resolver was heard of lately.
+    pub(super) fn is_alive(&self, now: Instant) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| now.duration_since(at) < Duration::from_millis(DEAD_AFTER_MILLIS))
+    }
+
+    /// Puts a message on the stream; one that has ended does not need it.
+    pub(super) fn say(&self, message: FromEnforcer) {
+        if self.say.send(message).is_err() {
+            tracing::trace!("a message for a feed that has ended");
+        }
+    }
+
+    /// Asks the resolver to forget, and waits until it has, or the stream has ended.
+    pub(super) async fn revoke(&self, uid: String, generation: u32) {
+        let (done, wait) = oneshot::channel();
+        self.revocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((uid.clone(), generation))
+            .or_default()
+            .push(done);
+        self.say(message(from_enforcer::Message::Revoke(Revoke { endpoint: uid, generation })));
+        if wait.await.is_err() {
+            tracing::debug!("the feed ended before the resolver had forgotten");
+        }
+    }
+
+    /// Connects and serves until the stream ends; `entered` is called when deltas have to be said from then on.
+    pub(super) async fn serve(
+        &self,
+        resolver: &ResolverSockets,
+        node: &str,
+        backend: &dyn Backend,
+        outgoing: mpsc::UnboundedReceiver<FromEnforcer>,
+        entered: impl FnOnce(),
+    ) -> Result<(), ConnectionError> {
+        let connect = |source| ConnectionError::Connect { path: resolver.feed.clone(), source };
+        let endpoint = Endpoint::from_shared(format!("unix://{}", resolver.feed.display())).map_err(connect)?;
+        let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect().await.map_err(connect)?;
+        let number = hand_over(resolver, backend)?;
+        // Deltas first, the snapshot after: what changes in between is said twice, never missed.
+        entered();
+        self.say_snapshot(node, number, backend);
+        let stream = FeedClient::new(channel)
+            .enforce(UnboundedReceiverStream::new(outgoing))
+            .await
+            .map_err(Box::new)?
+            .into_inner();
+        let ended = self.listen(stream, backend).await;
+        self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        ended
+    }
+
+    fn say_snapshot(&self, node: &str, sockets: u64, backend: &dyn Backend) {
+        use from_enforcer::Message;
+        self.say(message(Message::Hello(Hello { version: VERSION, node: node.into(), sockets })));
+        for endpoint in backend.endpoints() {
+            self.say(message(Message::Endpoint(endpoint.to_message())));
+        }
+        for binding in backend.bindings() {
+            self.say(message(Message::Binding(binding.to_message())));
+        }
+        self.say(message(Message::SnapshotEnd(SnapshotEnd {})));
+    }
+
+    async fn listen(
+        &self,
+        mut stream: tonic::Streaming<FromResolver>,
+        backend: &dyn Backend,
+    ) -> Result<(), ConnectionError> {
+        let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
+        let mut sequence = 0;
+        let silence = tokio::time::sleep(Duration::from_millis(DEAD_AFTER_MILLIS));
+        tokio::pin!(silence);
+        loop {
+            tokio::select! {
+                next = stream.message() => match next.map_err(Box::new)? {
+                    Some(FromResolver { message }) => {
+                        self.heard(&mut silence);
+                        self.hear(message, backend)?;
+                    }
+                    None => return Ok(()),
+                },
+                _ = beat.tick() => {
+                    sequence += 1;
+                    self.say(message(from_enforcer::Message::Heartbeat(Heartbeat { sequence })));
+                }
+                () = &mut silence => return Err(ConnectionError::Silent),
+            }
+        }
+    }
+
+    fn heard(&self, silence: &mut std::pin::Pin<&mut tokio::time::Sleep>) {
+        let now = Instant::now();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        silence.as_mut().reset(now + Duration::from_millis(DEAD_AFTER_MILLIS));
+    }
+
+    fn hear(
+        &self,
+        message: Option<from_resolver::Message>,
+        backend: &dyn Backend,
+    ) -> Result<(), ConnectionError> {
+        match message {
+            Some(from_resolver::Message::Grant(grant)) => self.answer(&grant, backend),
+            Some(from_resolver::Message::Revoked(revoked)) => self.forgotten(revoked.endpoint, revoked.generation),
+            Some(from_resolver::Message::Welcome(welcome)) => {
+                if !compatible(VERSION, welcome.version) {
+                    return Err(ConnectionError::Version { theirs: welcome.version });
+                }
+                tracing::info!("a resolver is connected");
+            }
+            Some(from_resolver::Message::Heartbeat(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Promise 1: the acknowledgement is said when the kernel has been written, not before.
+    fn answer(&self, grant: &Grant, backend: &dyn Backend) {
+        let outcome = match messages::request(grant) {
+            Ok(request) => backend.grant(request),
+            Err(malformed) => {
+                tracing::warn!(error = %malformed, "a grant that cannot be read");
+                Err(crate::Refused::NotAllowed { name: grant.name.clone() })
+            }
+        };
+        let ack = messages::ack(grant.sequence, &outcome);
+        self.say(message(from_enforcer::Message::Ack(ack)));
+    }
+
+    fn forgotten(&self, uid: String, generation: u32) {
+        let waiting =
+            self.revocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&(uid, generation));
+        for done in waiting.into_iter().flatten() {
+            if done.send(()).is_err() {
+                tracing::debug!("a resolver confirmed late that it forgot old rules");
+            }
+        }
+    }
+}
+
+fn message(message: from_enforcer::Message) -> FromEnforcer {
+    FromEnforcer { message: Some(message) }
+}
+
+/// Hands the DNS sockets over beside the stream; returns the number that ties them to it, 0 without any.
+fn hand_over(resolver: &ResolverSockets, backend: &dyn Backend) -> Result<u64, ConnectionError> {
+    let dns = backend.dns_sockets()?;
+    if dns.is_empty() {
+        return Ok(0);
+    }
+    let number = BootNanos::now().0 | 1;
+    let stream = UnixStream::connect(&resolver.sockets)?;
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    sockets::send(&stream, number, &dns)?;
+    Ok(number)
+}
