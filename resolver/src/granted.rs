@@ -1,0 +1,71 @@
+//! What an endpoint was granted already, so that only new and longer-lived grants travel (DESIGN, the feed).
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+/// Granted names of one endpoint. Forgetting one costs a message, nothing else.
+#[derive(Debug)]
+pub(crate) struct GrantedNames {
+    names: Mutex<LruCache<Arc<str>, Vec<Grant>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Grant {
+    address: IpAddr,
+    ttl_ends: Instant,
+    usable_until: Instant,
+}
+
+impl GrantedNames {
+    pub(crate) fn new(most: usize) -> Self {
+        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        Self { names: Mutex::new(LruCache::new(most)) }
+    }
+
+    /// Until when all of these are usable, when every one has been granted for at least its TTL from now.
+    pub(crate) fn covers(
+        &self,
+        name: &str,
+        addresses: &[(IpAddr, Duration)],
+        now: Instant,
+    ) -> Option<Instant> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let grants = names.get(name)?;
+        let mut until = None;
+        for (address, ttl) in addresses {
+            let grant = grants.iter().find(|grant| grant.address == *address)?;
+            if grant.ttl_ends < now + *ttl {
+                return None;
+            }
+            until = Some(until.map_or(grant.usable_until, |until: Instant| until.min(grant.usable_until)));
+        }
+        until
+    }
+
+    /// Records what was acknowledged.
+    pub(crate) fn record(
+        &self,
+        name: &Arc<str>,
+        addresses: &[(IpAddr, Duration)],
+        now: Instant,
+        usable: Duration,
+    ) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let grants = names.get_or_insert_mut(name.clone(), Vec::new);
+        grants
+            .retain(|grant| grant.usable_until > now && !addresses.iter().any(|(a, _)| *a == grant.address));
+        grants.extend(addresses.iter().map(|(address, ttl)| Grant {
+            address: *address,
+            ttl_ends: now + *ttl,
+            usable_until: now + usable,
+        }));
+    }
+
+    pub(crate) fn clear(&self) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

@@ -1,0 +1,201 @@
+//! Asking other servers (A8, A9): several of them, UDP with random ports, IDs and letter case, TCP when an
+//! answer is cut, a second attempt beside a slow first one, and servers that fail left alone for a while.
+//!
+//! What may be asked, and what an answer may hold, is decided elsewhere.
+
+mod exchange;
+pub mod question;
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use hickory_proto::op::{Message, ResponseCode};
+
+use self::exchange::exchange;
+pub use self::question::{Outstanding, Question};
+use crate::counters::Counters;
+
+/// After this time of silence another attempt starts beside the first.
+const HEDGE_AFTER: Duration = Duration::from_millis(400);
+/// The most time for one question, everything included (A8 allows 5 s to the client).
+const DEADLINE: Duration = Duration::from_millis(4_500);
+/// Attempts at most.
+const ATTEMPTS: usize = 5;
+/// Failures in a row after which a server is tried last.
+const FAILURES: u32 = 3;
+/// How long it is.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// Nobody answered in time.
+    #[error("no upstream answered within {} ms ({servers})", DEADLINE.as_millis())]
+    Silent {
+        /// The servers asked.
+        servers: String,
+    },
+    /// All that answered did so with an error.
+    #[error("upstream {server} answered {code}")]
+    Code {
+        /// The last one.
+        server: SocketAddr,
+        /// Its code.
+        code: ResponseCode,
+    },
+    /// The question could not be sent.
+    #[error("cannot reach upstream {server}: {detail}")]
+    Unreachable {
+        /// The last one.
+        server: SocketAddr,
+        /// The system's answer.
+        detail: String,
+    },
+    /// There is nobody to ask.
+    #[error("no upstream is configured")]
+    Nobody,
+}
+
+/// Servers that stand for each other.
+#[derive(Debug)]
+pub struct Group {
+    servers: Vec<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    failures: AtomicU32,
+    failed_at: Mutex<Option<Instant>>,
+}
+
+enum Attempt {
+    Answer(Message),
+    Failed(UpstreamError),
+}
+
+impl Group {
+    /// Servers in order of preference.
+    pub fn new(servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let servers = servers.into_iter();
+        Self { servers: servers.map(Server::new).collect() }
+    }
+
+    /// The servers.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.servers.iter().map(|server| server.address)
+    }
+
+    /// Asks until one answers. NXDOMAIN is an answer; SERVFAIL and the like make it ask the next.
+    pub async fn ask(
+        &self,
+        question: &Question,
+        outstanding: &Outstanding,
+        counters: &Counters,
+    ) -> Result<Message, UpstreamError> {
+        let all = self.ask_all(question, outstanding, counters);
+        match tokio::time::timeout(DEADLINE, all).await {
+            Ok(result) => result,
+            Err(_) => Err(UpstreamError::Silent { servers: self.names() }),
+        }
+    }
+
+    async fn ask_all(
+        &self,
+        question: &Question,
+        outstanding: &Outstanding,
+        counters: &Counters,
+    ) -> Result<Message, UpstreamError> {
+        let order = self.order();
+        let mut next = order.iter().cycle().take(if order.is_empty() { 0 } else { ATTEMPTS });
+        let mut running = FuturesUnordered::new();
+        let mut last = UpstreamError::Nobody;
+        let mut failed = 0;
+        loop {
+            if let Some(server) = next.next() {
+                running.push(server.attempt(question, outstanding, counters));
+            }
+            let hedge = tokio::time::sleep(HEDGE_AFTER);
+            tokio::select! {
+                Some(attempt) = running.next() => match attempt {
+                    Attempt::Answer(message) => return Ok(message),
+                    Attempt::Failed(error) => { last = error; failed += 1 }
+                },
+                () = hedge, if !running.is_empty() => {}
+                else => return Err(last),
+            }
+            // Servers that answer with an error would do so again.
+            if failed >= order.len() && running.is_empty() {
+                return Err(last);
+            }
+        }
+    }
+
+    fn order(&self) -> Vec<&Server> {
+        let now = Instant::now();
+        let (well, ill): (Vec<_>, Vec<_>) = self.servers.iter().partition(|server| server.is_well(now));
+        well.into_iter().chain(ill).collect()
+    }
+
+    fn names(&self) -> String {
+        self.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Server {
+    fn new(address: SocketAddr) -> Self {
+        Self { address, failures: AtomicU32::new(0), failed_at: Mutex::new(None) }
+    }
+
+    fn is_well(&self, now: Instant) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failures.load(Ordering::Relaxed) < FAILURES
+            || failed_at.is_none_or(|at| now.saturating_duration_since(at) > LEFT_ALONE)
+    }
+
+    async fn attempt(&self, question: &Question, outstanding: &Outstanding, counters: &Counters) -> Attempt {
+        counters.forwarded.count();
+        let silence = FailureGuard(self);
+        let result = exchange(self.address, question, outstanding, counters).await;
+        std::mem::forget(silence);
+        match result {
+            Ok(message) if is_answer(message.metadata.response_code) => {
+                self.failures.store(0, Ordering::Relaxed);
+                Attempt::Answer(message)
+            }
+            Ok(message) => {
+                let code = message.metadata.response_code;
+                Attempt::Failed(UpstreamError::Code { server: self.address, code })
+            }
+            Err(error) => {
+                self.failed();
+                Attempt::Failed(UpstreamError::Unreachable {
+                    server: self.address,
+                    detail: error.to_string(),
+                })
+            }
+        }
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+/// Counts an attempt that was dropped before it ended, because another was faster or time was up.
+struct FailureGuard<'a>(&'a Server);
+
+impl Drop for FailureGuard<'_> {
+    fn drop(&mut self) {
+        self.0.failed();
+    }
+}
+
+fn is_answer(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
