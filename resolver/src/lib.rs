@@ -1,5 +1,6 @@
 //! The DNS proxy: who asks, may it, answer, grant, then reply.
 mod cache;
+mod check;
 pub mod counters;
 pub mod decisions;
 pub mod grants;
