@@ -68,9 +68,10 @@ pub struct DnsFlow {
     pub servers: [AskedServer; SERVERS_PER_FLOW],
     /// Nanoseconds of CLOCK_BOOTTIME of the last query.
     pub last_seen: u64,
-    /// Position of the next write.
+    /// Position of the next write. Cgroups: the upper half is the position of the server asked last.
     pub next: u32,
-    /// TCP: not zero while the connection lives.
+    /// TCP: not zero while the connection lives. Cgroups, UDP: answers that wait to be read, by position of their
+    /// servers, two bits each, above their number in the lowest four.
     pub live: u32,
 }
 
@@ -80,13 +81,13 @@ pub struct DnsFlow {
 pub struct AskedServer {
     /// The server's address.
     pub server: Address,
-    /// The workload's own address in that query. Interfaces only.
+    /// The workload's own address in that query. Cgroups: the last eight message IDs sent to this server.
     pub client: Address,
     /// The server's port.
     pub server_port: Port,
     /// The resolver's port that stood for it.
     pub resolver_port: Port,
-    /// DNS message ID of the query (UDP).
+    /// DNS message ID of the query (UDP). Cgroups: the number of queries in the first byte.
     pub id: [u8; 2],
     /// Destination MAC of the query: the answer's source. Interfaces only.
     pub server_mac: [u8; 6],

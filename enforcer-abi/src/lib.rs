@@ -49,7 +49,11 @@ pub mod programs {
     pub const CGROUP_EGRESS: &str = "cgroup_egress";
     /// Packets received by sockets of a cgroup.
     pub const CGROUP_INGRESS: &str = "cgroup_ingress";
-    /// Socket address hooks of a cgroup, in the order of `SOCKET_HOOKS`.
+    /// Sockets of a cgroup that have got a port.
+    pub const POST_BIND4: &str = "post_bind4";
+    /// See [`POST_BIND4`].
+    pub const POST_BIND6: &str = "post_bind6";
+    /// Socket address hooks of a cgroup.
     pub const CONNECT4: &str = "connect4";
     /// See [`CONNECT4`].
     pub const CONNECT6: &str = "connect6";
@@ -89,6 +93,8 @@ pub mod maps {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// LRU hash: [`DnsFlowKey`](super::DnsFlowKey) -> [`DnsFlow`](super::DnsFlow)
     pub const DNS_FLOWS: &str = "DNS_FLOWS";
+    /// socket storage: u32, present at sockets of the endpoint's cgroup that have a port
+    pub const OWN_SOCKETS: &str = "OWN_SOCKETS";
     /// array of one: [`Config`](super::Config)
     pub const CONFIG: &str = "CONFIG";
     /// per-CPU array by [`Reason`](super::Reason) as u8: [`Counter`](super::Counter)

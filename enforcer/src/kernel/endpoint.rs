@@ -84,7 +84,8 @@ pub struct EndpointSpec {
     pub uid: String,
     /// Where.
     pub attachment: Attachment,
-    /// The workload's own addresses (interfaces): other sources are spoofed.
+    /// The workload's own addresses. Interfaces: other sources are spoofed. Cgroups: what sockets that ask the
+    /// resolver show as their own; without any, those that this network namespace sends from.
     pub addresses: Vec<IpAddr>,
     /// Where its DNS goes.
     pub dns: DnsRedirect,
@@ -165,7 +166,7 @@ impl KernelEndpoint {
         if before.endpoint_id != 0 && !target.same_place(&before) {
             remove_links(&pins)?;
         }
-        endpoint.write_config(&target.configuration(spec, endpoint.number, before.switch)?)?;
+        endpoint.write_config(&target.configuration(spec, endpoint.number, &before)?)?;
         target.attach(&mut ebpf, &pins)?;
         Ok(endpoint)
     }
@@ -238,6 +239,7 @@ impl KernelEndpoint {
 impl KernelStore for KernelEndpoint {
     fn observe(&self) -> Result<Observed, KernelError> {
         let trie = |name| KernelError::map("read", name);
+        let config = self.config()?;
         Ok(Observed {
             allow: self.maps.allow.iter().collect::<Result<_, _>>().map_err(trie(maps::ALLOW))?,
             admitted: self.maps.admitted.iter().collect::<Result<_, _>>().map_err(trie(maps::ADMITTED))?,
@@ -255,7 +257,8 @@ impl KernelStore for KernelEndpoint {
                 .map(|entry| entry.map(|(key, rule)| ((key.prefix_len(), key.data()), rule)))
                 .collect::<Result<_, _>>()
                 .map_err(trie(maps::PORTS))?,
-            switch: Switch(self.config()?.switch),
+            switch: Switch(config.switch),
+            direct_dns: config.direct_dns,
         })
     }
 
@@ -294,6 +297,11 @@ impl KernelStore for KernelEndpoint {
                 .insert(&Key::new(length, key), rule, 0)
                 .map_err(KernelError::map("write to", maps::PORTS)),
             MapWrite::ForgetPort(length, key) => gone(own.ports.remove(&Key::new(length, key)), maps::PORTS),
+            MapWrite::DirectDns(slot, classes) => {
+                let mut config = self.config()?;
+                config.direct_dns[slot & 1] = classes;
+                self.write_config(&config)
+            }
             MapWrite::Switch(switch) => {
                 let config = Config { switch: switch.0, ..self.config()? };
                 self.write_config(&config)
@@ -382,12 +390,13 @@ impl<'a> Target<'a> {
         }
     }
 
-    fn configuration(&self, spec: &EndpointSpec, number: u64, switch: u64) -> Result<Config, KernelError> {
+    fn configuration(&self, spec: &EndpointSpec, number: u64, before: &Config) -> Result<Config, KernelError> {
         if spec.addresses.len() > OWN_ADDRESSES {
             return Err(KernelError::TooManyAddresses { limit: OWN_ADDRESSES, found: spec.addresses.len() });
         }
         let mut config = Config {
-            switch,
+            switch: before.switch,
+            direct_dns: before.direct_dns,
             endpoint_id: number,
             flow_limit: u64::from(spec.sizes.flows),
             events_per_second: spec.events_per_second,
@@ -396,7 +405,11 @@ impl<'a> Target<'a> {
             dns: spec.dns,
             ..Config::default()
         };
-        for (own, address) in config.own.iter_mut().zip(&spec.addresses) {
+        let addresses = match self {
+            Self::Cgroup { .. } if spec.addresses.is_empty() => cgroup::default_sources(),
+            Self::Cgroup { .. } | Self::Interface { .. } => spec.addresses.clone(),
+        };
+        for (own, address) in config.own.iter_mut().zip(&addresses) {
             *own = address_bytes(*address);
         }
         match self {

@@ -11,7 +11,7 @@ use nameward_abi::maps;
 use super::{KernelError, bpffs::Folder, endpoint::MapSizes, object::OBJECT};
 
 /// Maps that each endpoint has for itself.
-pub(super) const OWN_MAPS: [&str; 12] = [
+pub(super) const OWN_MAPS: [&str; 13] = [
     maps::ALLOW,
     maps::ADMITTED,
     maps::CIDRS,
@@ -20,6 +20,7 @@ pub(super) const OWN_MAPS: [&str; 12] = [
     maps::FLEETING,
     maps::FRAGMENTS,
     maps::DNS_FLOWS,
+    maps::OWN_SOCKETS,
     maps::CONFIG,
     maps::STATS,
     maps::FOLDS,

@@ -22,11 +22,12 @@ mod object;
 mod store;
 
 pub use bpffs::{ensure_mounted, is_bpffs};
+pub use cgroup::{OwnCgroup, cgroup2_mount, netns_cookie, remove_empty_cgroups};
 pub use clock::BootNanos;
 pub(crate) use endpoint::address_bytes;
 pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes};
 pub use error::KernelError;
 pub use events::EventReader;
 pub use host::{Host, HostOptions};
-pub use interface::interface_index;
+pub use interface::{AttachedProgram, attached_programs, interface_index};
 pub use store::{KernelStore, MapWrite, MemoryStore, Observed};
