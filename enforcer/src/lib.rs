@@ -11,6 +11,7 @@ pub mod decisions;
 pub mod dns_link;
 pub mod feed_client;
 mod grant;
+pub mod grants;
 pub mod kernel;
 mod netns;
 

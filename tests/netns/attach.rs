@@ -2,7 +2,7 @@
 
 use nameward_abi::Switch;
 use nameward_enforcer::kernel::{
-    Attachment, BootNanos, EndpointSpec, Host, KernelError, KernelStore, MapWrite,
+    Attachment, BootNanos, EndpointSpec, Host, KernelError, KernelStore, MapWrite, attached_programs,
 };
 
 use crate::lab::{Lab, Workload, inside, must, privileged};
@@ -12,10 +12,10 @@ fn spec(workload: &Workload) -> EndpointSpec {
     EndpointSpec { addresses: workload.addresses.clone(), ..EndpointSpec::new("ci/runner.1", attachment) }
 }
 
-/// Programs at an interface, by hook, first in order first.
-fn attached(lab: &Lab, interface: &str) -> Vec<String> {
-    let text = must(&format!("nsenter --net=/run/netns/{} bpftool net show dev {interface}", lab.host()));
-    text.lines().filter(|line| line.contains("tcx/")).map(str::to_owned).collect()
+/// Names of the programs at an interface; first those that see what the workload sends.
+fn attached(interface: &str) -> Vec<String> {
+    let programs = attached_programs(interface).unwrap();
+    programs.into_iter().flatten().map(|program| program.name).collect()
 }
 
 #[test]
@@ -33,17 +33,17 @@ fn an_endpoint_outlives_its_process_and_is_adopted() {
         endpoint.number()
     });
     // The host is closed: nobody holds anything but the pins. Promise 4.
-    assert_eq!(attached(&lab, &workload.interface).len(), 2);
     inside(&lab.host(), async || {
         let host = Host::open(&lab.options()).unwrap();
+        assert_eq!(attached(&workload.interface), ["pod_egress", "pod_ingress"]);
         assert_eq!(host.endpoints().unwrap(), ["ci/runner.1"]);
         assert_eq!(host.last_beat().unwrap(), BootNanos(42));
         let endpoint = host.attach(&spec(&workload)).unwrap();
         assert_eq!(endpoint.number(), number);
         assert_eq!(Switch(endpoint.config().unwrap().switch).generation(), 7);
-        assert_eq!(attached(&lab, &workload.interface).len(), 2);
+        assert_eq!(attached(&workload.interface).len(), 2);
         host.remove("ci/runner.1").unwrap();
-        assert_eq!(attached(&lab, &workload.interface), Vec::<String>::new());
+        assert_eq!(attached(&workload.interface), Vec::<String>::new());
         host.remove_all().unwrap();
     });
     assert!(!lab.pins().exists());
@@ -59,11 +59,11 @@ fn ours_is_first_also_when_others_are_there() {
     inside(&lab.host(), async || {
         let host = Host::open(&lab.options()).unwrap();
         host.attach(&EndpointSpec { uid: "earlier".into(), ..spec(&workload) }).unwrap();
-        let before = attached(&lab, &workload.interface);
+        let [before, _] = attached_programs(&workload.interface).unwrap();
         host.attach(&spec(&workload)).unwrap();
-        let after = attached(&lab, &workload.interface);
-        assert_eq!(after.len(), 4);
-        assert!(!before.contains(&after[0]), "{after:?}");
+        let [after, replies] = attached_programs(&workload.interface).unwrap();
+        assert_eq!((after.len(), replies.len()), (2, 2));
+        assert_eq!(after[1], before[0]);
     });
 }
 
@@ -91,7 +91,7 @@ fn severed_links_are_attached_anew() {
     inside(&lab.host(), async || {
         let host = Host::open(&lab.options()).unwrap();
         host.attach(&spec(&workload)).unwrap();
-        assert_eq!(attached(&lab, interface).len(), 2);
+        assert_eq!(attached(interface), ["pod_egress", "pod_ingress"]);
     });
 }
 

@@ -42,7 +42,9 @@ pub(super) enum ConnectionError {
     Stream(#[from] Box<tonic::Status>),
     #[error("nothing heard of the resolver for {DEAD_AFTER_MILLIS} ms")]
     Silent,
-    #[error("the resolver speaks version {theirs} of the feed, this is version {VERSION}: upgrade one of them")]
+    #[error(
+        "the resolver speaks version {theirs} of the feed, this is version {VERSION}: upgrade one of them"
+    )]
     Version { theirs: u32 },
 }
 
@@ -95,7 +97,8 @@ impl Connection {
         entered: impl FnOnce(),
     ) -> Result<(), ConnectionError> {
         let connect = |source| ConnectionError::Connect { path: resolver.feed.clone(), source };
-        let endpoint = Endpoint::from_shared(format!("unix://{}", resolver.feed.display())).map_err(connect)?;
+        let endpoint =
+            Endpoint::from_shared(format!("unix://{}", resolver.feed.display())).map_err(connect)?;
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect().await.map_err(connect)?;
         let number = hand_over(resolver, backend)?;
         // Deltas first, the snapshot after: what changes in between is said twice, never missed.
@@ -164,7 +167,9 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         match message {
             Some(from_resolver::Message::Grant(grant)) => self.answer(&grant, backend),
-            Some(from_resolver::Message::Revoked(revoked)) => self.forgotten(revoked.endpoint, revoked.generation),
+            Some(from_resolver::Message::Revoked(revoked)) => {
+                self.forgotten(revoked.endpoint, revoked.generation)
+            }
             Some(from_resolver::Message::Welcome(welcome)) => {
                 if !compatible(VERSION, welcome.version) {
                     return Err(ConnectionError::Version { theirs: welcome.version });

@@ -113,7 +113,11 @@ impl FeedClient {
         }
         while let Some(done) = waits.join_next().await {
             if !matches!(done, Ok(true)) {
-                tracing::warn!(endpoint = uid, generation, "a resolver did not confirm that it forgot old rules");
+                tracing::warn!(
+                    endpoint = uid,
+                    generation,
+                    "a resolver did not confirm that it forgot old rules"
+                );
             }
         }
     }

@@ -390,7 +390,12 @@ impl<'a> Target<'a> {
         }
     }
 
-    fn configuration(&self, spec: &EndpointSpec, number: u64, before: &Config) -> Result<Config, KernelError> {
+    fn configuration(
+        &self,
+        spec: &EndpointSpec,
+        number: u64,
+        before: &Config,
+    ) -> Result<Config, KernelError> {
         if spec.addresses.len() > OWN_ADDRESSES {
             return Err(KernelError::TooManyAddresses { limit: OWN_ADDRESSES, found: spec.addresses.len() });
         }

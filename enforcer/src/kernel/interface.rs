@@ -29,6 +29,40 @@ pub fn interface_index(name: &str) -> Result<u32, KernelError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| KernelError::NoInterface { name: name.into() })
 }
 
+/// A program at a hook of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedProgram {
+    /// The kernel's number of it.
+    pub id: u32,
+    /// Its name, cut off by the kernel at 15 bytes.
+    pub name: String,
+}
+
+/// The TCX programs at an interface, first in order first: those that see what the workload sends, then those that
+/// see what it gets.
+///
+/// # Errors
+/// [`KernelError::Program`].
+pub fn attached_programs(interface: &str) -> Result<[Vec<AttachedProgram>; 2], KernelError> {
+    let query = |hook| -> Result<Vec<AttachedProgram>, KernelError> {
+        let (_, programs) =
+            SchedClassifier::query_tcx(interface, hook).map_err(|source| KernelError::Program {
+                operation: "list",
+                program: "order".into(),
+                target: format!("at interface {interface}"),
+                source,
+            })?;
+        Ok(programs
+            .into_iter()
+            .map(|info| AttachedProgram {
+                id: info.id(),
+                name: info.name_as_str().unwrap_or_default().into(),
+            })
+            .collect())
+    };
+    Ok([query(TcAttachType::Ingress)?, query(TcAttachType::Egress)?])
+}
+
 /// Refuses the interface that the host's own traffic leaves by.
 pub(super) fn refuse_default_route(name: &str) -> Result<(), KernelError> {
     let routes4 = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();

@@ -21,6 +21,8 @@ pub struct Observed {
     pub ports: BTreeMap<(u32, PortKey), PortRule>,
     /// The word of `CONFIG` that says which rule set counts.
     pub switch: Switch,
+    /// Classes of direct DNS in `CONFIG`.
+    pub direct_dns: [u64; 2],
 }
 
 impl Default for Observed {
@@ -31,6 +33,7 @@ impl Default for Observed {
             cidrs: BTreeMap::new(),
             ports: BTreeMap::new(),
             switch: Switch(0),
+            direct_dns: [0; 2],
         }
     }
 }
@@ -54,6 +57,8 @@ pub enum MapWrite {
     Port(u32, PortKey, PortRule),
     /// `PORTS`, removed.
     ForgetPort(u32, PortKey),
+    /// Classes of direct DNS, for one rule set.
+    DirectDns(usize, u64),
     /// The word that changes what every other entry means.
     Switch(Switch),
     /// `FLOWS` or `FLEETING`, removed: a flow that has been idle too long.
@@ -123,6 +128,7 @@ impl KernelStore for MemoryStore {
             MapWrite::ForgetCidr(length, address) => drop(seen.cidrs.remove(&(length, address))),
             MapWrite::Port(length, key, rule) => drop(seen.ports.insert((length, key), rule)),
             MapWrite::ForgetPort(length, key) => drop(seen.ports.remove(&(length, key))),
+            MapWrite::DirectDns(slot, classes) => seen.direct_dns[slot & 1] = classes,
             MapWrite::Switch(switch) => seen.switch = switch,
             MapWrite::ForgetFlow(key) => self.flows.retain(|_, (other, _)| *other != key),
         }

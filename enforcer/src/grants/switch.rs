@@ -1,0 +1,125 @@
+//! From one rule set to the next without a mixture of both (SEMANTICS G10): which writes, in which order.
+//!
+//! Entries hold one value per rule set. The writes before the switch change the meaning of the set that does not
+//! count, and add longer prefixes with the old meaning of what they cover; one word then says that the other set
+//! counts; what only the old rules needed goes afterwards. Pure: it writes nothing.
+
+use std::collections::BTreeMap;
+
+use nameward_abi::{Address, Admitted, CidrRule, PortKey, PortRule, Switch};
+
+use crate::kernel::{MapWrite, Observed};
+
+/// Classes of a prefix of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CidrClasses {
+    pub(crate) allow: u64,
+    pub(crate) deny: u64,
+    pub(crate) cluster: u64,
+}
+
+/// What the kernel has to know of a rule set. Prefixes are flattened: the longest match says everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) cidrs: BTreeMap<(u32, Address), CidrClasses>,
+    pub(crate) ports: BTreeMap<(u32, PortKey), u64>,
+    /// Classes of every set of names that has an id.
+    pub(crate) admitted: BTreeMap<u32, u64>,
+    /// Classes of direct DNS.
+    pub(crate) direct_dns: u64,
+}
+
+/// Writes in three steps; each may be done again from its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SwitchPlan {
+    /// Nothing that counts changes its meaning.
+    pub(crate) prepare: Vec<MapWrite>,
+    /// From here on the new rules count.
+    pub(crate) switch: MapWrite,
+    /// Nothing that counts changes its meaning.
+    pub(crate) clean: Vec<MapWrite>,
+}
+
+/// The way from what is observed to `target`, under the switch word that `next` makes of a slot.
+pub(crate) fn plan(observed: &Observed, target: &Target, next: impl FnOnce(usize) -> Switch) -> SwitchPlan {
+    let old = observed.switch.slot();
+    let new = 1 - old;
+    let mut prepare = vec![MapWrite::DirectDns(new, target.direct_dns)];
+    let mut clean = Vec::new();
+    for (length, address) in union(&observed.cidrs, &target.cidrs) {
+        let before = longest(&observed.cidrs, length, |at| (at, truncate(address, at)));
+        let after = longest(&target.cidrs, length, |at| (at, truncate(address, at)));
+        let rule = cidr_rule(before.copied().unwrap_or_default(), old, after.copied().unwrap_or_default());
+        if observed.cidrs.get(&(length, address)) != Some(&rule) {
+            prepare.push(MapWrite::Cidr(length, address, rule));
+        }
+        if !target.cidrs.contains_key(&(length, address)) {
+            clean.push(MapWrite::ForgetCidr(length, address));
+        }
+    }
+    for (length, key) in union(&observed.ports, &target.ports) {
+        let before = longest(&observed.ports, length, |at| (at, truncate_port(key, at)));
+        let after = longest(&target.ports, length, |at| (at, truncate_port(key, at)));
+        let mut rule = PortRule::default();
+        rule.classes[old] = before.map_or(0, |rule| rule.classes[old]);
+        rule.classes[new] = after.copied().unwrap_or(0);
+        if observed.ports.get(&(length, key)) != Some(&rule) {
+            prepare.push(MapWrite::Port(length, key, rule));
+        }
+        if !target.ports.contains_key(&(length, key)) {
+            clean.push(MapWrite::ForgetPort(length, key));
+        }
+    }
+    for id in union(&observed.admitted, &target.admitted) {
+        let before = observed.admitted.get(&id).copied();
+        let mut admitted = Admitted::default();
+        admitted.classes[old] = before.map_or(0, |before| before.classes[old]);
+        admitted.classes[new] = target.admitted.get(&id).copied().unwrap_or(0);
+        if before != Some(admitted) {
+            prepare.push(MapWrite::Admitted(id, admitted));
+        }
+    }
+    SwitchPlan { prepare, switch: MapWrite::Switch(next(new)), clean }
+}
+
+fn cidr_rule(before: CidrRule, old: usize, after: CidrClasses) -> CidrRule {
+    let new = 1 - old;
+    let mut rule = CidrRule::default();
+    rule.allow[old] = before.allow[old];
+    rule.deny[old] = before.deny[old];
+    rule.cluster[old] = before.cluster[old];
+    rule.allow[new] = after.allow;
+    rule.deny[new] = after.deny;
+    rule.cluster[new] = after.cluster;
+    rule
+}
+
+fn union<K: Ord + Copy, A, B>(one: &BTreeMap<K, A>, other: &BTreeMap<K, B>) -> Vec<K> {
+    let mut keys: Vec<K> = one.keys().chain(other.keys()).copied().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// The entry that the kernel would find for a prefix: that of the longest prefix which covers it.
+fn longest<K: Ord, V>(map: &BTreeMap<K, V>, length: u32, key: impl Fn(u32) -> K) -> Option<&V> {
+    (0..=length).rev().find_map(|at| map.get(&key(at)))
+}
+
+/// The first `length` bits of an address.
+pub(crate) fn truncate(address: Address, length: u32) -> Address {
+    let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
+    (u128::from_be_bytes(address) & mask).to_be_bytes()
+}
+
+/// The first `length` bits of a protocol and port.
+pub(crate) fn truncate_port(key: PortKey, length: u32) -> PortKey {
+    let bits = u32::from_be_bytes([0, key.protocol, key.port[0], key.port[1]]);
+    let mask = 0x00ff_ffff_u32 & 0x00ff_ffff_u32.checked_shl(24 - length.min(24)).unwrap_or(0);
+    let [_, protocol, high, low] = (bits & mask).to_be_bytes();
+    PortKey { protocol, port: [high, low] }
+}
+
+#[cfg(test)]
+#[path = "switch_tests.rs"]
+mod tests;
