@@ -1,1 +1,35 @@
 //! Names, patterns, rules, bindings and grants: what may be reached, by whom, until when.
+//!
+//! Pure: no IO, no clock, no async; time is an argument. Everything else in the workspace may depend on this
+//! crate; it depends on none of it. The kernel's tables appear here as plain data ([`tables`]), so that what is
+//! written and what it means can be tested without a kernel.
+
+pub mod address;
+mod dns;
+mod name;
+mod pattern;
+mod reason;
+mod rule;
+mod schedule;
+mod settings;
+mod shared_text;
+mod time;
+
+pub use address::{AddressClass, AddressKind};
+pub use dns::{
+    Admission, DeniedNames, DnsMode, DnsRules, DnsRulesData, NameRule, NameRuleEntry, QueryDecision,
+    Reachable,
+};
+pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
+pub use pattern::{Pattern, PatternError, PatternWarning};
+pub use reason::{Outcome, Reason};
+pub use rule::{
+    ClusterPeer, ClusterRanges, Effect, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleMode,
+    RuleWarning,
+};
+pub use schedule::{Schedule, ScheduleError};
+pub use settings::{
+    Adopt, DnsAnswer, DnsSettings, FailurePolicy, GraceBounds, Hints, Inbound, Limits, OnDeny, Settings,
+    TtlBounds,
+};
+pub use time::BootTime;
