@@ -12,6 +12,7 @@ pub mod dns_link;
 pub mod feed_client;
 mod grant;
 pub mod grants;
+pub mod heartbeat;
 pub mod kernel;
 mod netns;
 

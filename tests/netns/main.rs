@@ -2,4 +2,5 @@
 //! runs beside the others.
 
 mod attach;
+mod dns;
 mod lab;

@@ -1,0 +1,187 @@
+//! DNS of interface endpoints: whatever server they ask, and whatever the host does to packets, it reaches the
+//! resolver's sockets under the endpoint's identity, and the answer comes from the server that was asked.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use nameward_abi::{Identity, Mode, Switch};
+use nameward_enforcer::{
+    dns_link::{DnsLink, DnsLinkOptions},
+    kernel::{Attachment, BootNanos, EndpointSpec, Host, KernelStore, MapWrite, interface_index},
+};
+use nameward_feed::sockets::{DnsSocket, Transport};
+
+use crate::lab::{Lab, Workload, inside, must, privileged};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+pub(crate) fn link_options(lab: &Lab) -> DnsLinkOptions {
+    DnsLinkOptions {
+        link: "nwdns0".into(),
+        namespace: PathBuf::from(format!("/run/netns/{}d", lab.name)),
+        trusted: vec!["10.96.0.10:53".parse().unwrap()],
+    }
+}
+
+/// Answers every question with itself, and says who asked, by which road, meaning which server.
+fn answer(sockets: Vec<DnsSocket>) -> mpsc::Receiver<(Transport, IpAddr, Option<SocketAddr>)> {
+    let (tell, told) = mpsc::channel();
+    for DnsSocket { transport, server, socket } in sockets {
+        let tell = tell.clone();
+        match transport {
+            Transport::Udp => {
+                let socket = UdpSocket::from(socket);
+                socket.set_nonblocking(false).unwrap();
+                socket.set_read_timeout(Some(WAIT)).unwrap();
+                thread::spawn(move || {
+                    let mut buffer = [0; 512];
+                    while let Ok((length, asker)) = socket.recv_from(&mut buffer) {
+                        socket.send_to(&buffer[..length], asker).unwrap();
+                        if tell.send((transport, asker.ip(), server)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Transport::Tcp => {
+                let socket = TcpListener::from(socket);
+                socket.set_nonblocking(false).unwrap();
+                thread::spawn(move || {
+                    // Ends with the process: a listener has no timeout.
+                    while let Ok((mut stream, asker)) = socket.accept() {
+                        let mut buffer = [0; 512];
+                        let length = stream.read(&mut buffer).unwrap();
+                        stream.write_all(&buffer[..length]).unwrap();
+                        if tell.send((transport, asker.ip(), server)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    }
+    told
+}
+
+/// Attaches a workload with the redirect, rules that allow nothing, and identity number `index`.
+fn guard(host: &Host, link: &DnsLink, workload: &Workload, index: u16) {
+    let attachment = Attachment::Interface { name: workload.interface.clone() };
+    let spec = EndpointSpec {
+        addresses: workload.addresses.clone(),
+        dns: link.redirect(index),
+        ..EndpointSpec::new(format!("w{index}"), attachment)
+    };
+    let (four, six) = DnsLink::identity(index);
+    let identity = Identity { ifindex: interface_index(&workload.interface).unwrap(), receive: 0 };
+    host.set_identity(four.into(), identity).unwrap();
+    host.set_identity(six.into(), identity).unwrap();
+    let mut endpoint = host.attach(&spec).unwrap();
+    endpoint.write(&MapWrite::Switch(Switch::new(0, Mode::Enforce, 0, 1))).unwrap();
+}
+
+/// A question by UDP; who the answer came from.
+fn ask_udp(server: &str) -> SocketAddr {
+    let server: SocketAddr = server.parse().unwrap();
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket.send_to(b"\x12\x34 a question of 24 byte", server).unwrap();
+    let mut buffer = [0; 512];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"\x12\x34 a question of 24 byte");
+    from
+}
+
+fn ask_tcp(server: &str) {
+    let mut stream = TcpStream::connect_timeout(&server.parse().unwrap(), WAIT).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.write_all(b"\x12\x34 a question by stream").unwrap();
+    let mut buffer = Vec::new();
+    stream.read_to_end(&mut buffer).unwrap();
+    assert_eq!(buffer, b"\x12\x34 a question by stream");
+}
+
+#[test]
+fn any_server_is_the_resolver_behind_a_hostile_host() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (one, two) = (lab.workload(), lab.workload());
+    must(&format!(
+        "nsenter --net=/run/netns/{} sh -c 'sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1 &&
+         nft add table inet wall &&
+         for hook in input output forward; do
+           nft add chain inet wall $hook \"{{ type filter hook $hook priority 0; policy drop; }}\"
+         done'",
+        lab.host()
+    ));
+    // Neighbour discovery is IPv6, and the host drops it.
+    for workload in [&one, &two] {
+        let mac =
+            must(&format!("ip -n {} -br link show {} | awk '{{print $3}}'", lab.host(), workload.interface));
+        let gateway = workload.interface.replace('w', "2001:db8:7:") + "::1";
+        must(&format!("ip -n {} neigh replace {gateway} lladdr {} dev eth0", workload.namespace, mac.trim()));
+    }
+    let (host, link, told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &one, 1);
+        guard(&host, &link, &two, 2);
+        host.beat(BootNanos::now()).unwrap();
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    for (index, workload) in [(1, &one), (2, &two)] {
+        inside(&workload.namespace, async || {
+            for server in ["8.8.8.8:53", "10.96.0.10:53", "[2001:4860:4860::8888]:53"] {
+                assert_eq!(ask_udp(server), server.parse().unwrap());
+                ask_tcp(server);
+            }
+        });
+        let (four, six) = DnsLink::identity(index);
+        let heard: BTreeSet<_> = (0..6)
+            .map(|_| told.recv_timeout(WAIT).unwrap())
+            .map(|(transport, asker, server)| (transport == Transport::Udp, asker, server))
+            .collect();
+        let trusted = Some("10.96.0.10:53".parse().unwrap());
+        let expected = [true, false]
+            .into_iter()
+            .flat_map(|udp| [(udp, four.into(), None), (udp, four.into(), trusted), (udp, six.into(), None)]);
+        assert_eq!(heard, expected.collect());
+    }
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
+        assert!(interface_index("nwdns0").is_err());
+    });
+    assert!(!link_options(&lab).namespace.exists());
+}
+
+#[test]
+fn the_link_survives_the_process() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let first = DnsLink::open(link_options(&lab), &host).unwrap();
+        let redirect = first.redirect(7);
+        // A resolver goes on with its copies while the enforcer is away.
+        let copies = first.sockets().unwrap();
+        drop((first, host));
+        let host = Host::open(&lab.options()).unwrap();
+        let second = DnsLink::open(link_options(&lab), &host).unwrap();
+        assert_eq!(second.redirect(7), redirect);
+        assert_eq!(second.sockets().unwrap().len(), copies.len());
+        second.remove().unwrap();
+    });
+}
