@@ -284,7 +284,8 @@ fn open_sockets(trusted: &[SocketAddr]) -> io::Result<Vec<DnsSocket>> {
     Ok(sockets)
 }
 
-fn open_socket(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
+/// A socket that shares its port with those of an earlier process.
+pub(crate) fn open_socket(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
     let (kind, protocol) = match transport {
         Transport::Udp => (Type::DGRAM, Protocol::UDP),
         Transport::Tcp => (Type::STREAM, Protocol::TCP),
@@ -293,9 +294,8 @@ fn open_socket(transport: Transport, address: SocketAddr) -> io::Result<Socket> 
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // A resolver may still hold the sockets of the process before this one.
+    // A resolver may still hold the sockets of the process before this one; only our own user may share them.
     socket.set_reuse_port(true)?;
-    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     match transport {
         Transport::Udp => socket.set_recv_buffer_size(RECEIVE_BUFFER)?,

@@ -14,6 +14,7 @@ mod grant;
 pub mod grants;
 pub mod heartbeat;
 pub mod kernel;
+pub mod loopback_dns;
 mod netns;
 
 pub use grant::{GrantRequest, Granted, Refused};
