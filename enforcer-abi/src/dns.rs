@@ -8,7 +8,7 @@ pub const TRUSTED_SERVERS: usize = 8;
 pub const SERVERS_PER_FLOW: usize = 4;
 
 /// Where queries of an endpoint go: two addresses, and a port for each server the workload may mean.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DnsRedirect {
     /// The resolver's address for IPv4 queries, v4-mapped. For cgroups `127.0.0.1`.
@@ -34,7 +34,7 @@ pub struct DnsRedirect {
 }
 
 /// A DNS server that the workload may name, and the resolver's port that stands for it.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrustedServer {
     /// The server's address; all zero = unused.
@@ -46,7 +46,7 @@ pub struct TrustedServer {
 }
 
 /// Key of `DNS_FLOWS`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DnsFlowKey {
     /// Interfaces: the workload's source port in the first two bytes, network order. Cgroups: the socket cookie,
@@ -76,7 +76,7 @@ pub struct DnsFlow {
 }
 
 /// A server as the workload addressed it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AskedServer {
     /// The server's address.

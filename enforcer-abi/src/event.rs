@@ -13,7 +13,7 @@ pub struct Counter {
 }
 
 /// Key of `FOLDS`: packets that are told together.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FoldKey {
     /// The peer's address.

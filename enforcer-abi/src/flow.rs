@@ -6,7 +6,7 @@ use crate::{Address, Port};
 ///
 /// Cgroup endpoints have no stable 5-tuple (NAT): there `local` holds the socket cookie in its first eight bytes
 /// (native order), `local_port` is zero, and for TCP `remote` and `remote_port` are zero, too.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The workload's address, or the socket cookie.
@@ -77,7 +77,7 @@ pub mod idle {
 }
 
 /// Key of `FRAGMENTS`: one fragmented datagram (RFC 791 section 3.2, RFC 8200 section 4.5).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FragmentKey {
     /// Source address.

@@ -2,7 +2,8 @@
 //! endpoint, events, and the names of programs and maps.
 //!
 //! Addresses and ports are byte arrays in network order, IPv4 as v4-mapped IPv6, so that byte order cannot be
-//! mixed up. Padding is explicit and always zero, because hash keys are compared byte by byte. There is no
+//! mixed up. Padding is explicit and always zero, because hash keys are compared byte by byte; alignment is, too,
+//! because the kernel programs copy words and not octets. There is no
 //! logic here beyond constructors. A change of layout changes [`LAYOUT`], the name of the folder of pins: a new
 //! layout lives beside the old one and never reinterprets it.
 //!

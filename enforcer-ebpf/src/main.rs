@@ -5,11 +5,23 @@
 //! about it). Names, time limits and everything else that user space can do is deliberately absent.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)] // bounds that the verifier needs and the compiler would leave out
 
 mod cgroup;
+mod decide;
+mod dns;
+mod endpoint;
+mod events;
+mod flows;
 mod interface;
 mod maps;
+mod neighbours;
+mod packet;
+mod reject;
+mod rules;
+mod skb;
 mod sockets;
+mod verdict;
 
 /// What the kernel is told: helpers that it gives to GPL-compatible programs only are used here. The source is
 /// under Apache-2.0 or MIT, as the rest of the project.

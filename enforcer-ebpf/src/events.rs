@@ -1,0 +1,129 @@
+//! Counters and events of one packet. Counters are complete; events are folded: one a second for packets alike,
+//! behind a token bucket, so that no endpoint fills the ring that all share.
+//!
+//! The bucket is not locked: CPUs that race may spend a token twice, which bounds nothing less.
+
+use nameward_abi::{Direction, Event, Fold, FoldKey, Reason, Verdict};
+
+use crate::{
+    endpoint::Endpoint,
+    maps::{EVENT_BUDGET, EVENTS, FOLDS, STATS},
+    packet::Packet,
+    verdict::begins_are_told,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Counts a packet, and tells of it where it matters.
+#[inline(always)]
+pub fn report(endpoint: &Endpoint, packet: &Packet, reason: Reason, verdict: Verdict, direction: Direction) {
+    if let Some(counter) = STATS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own value.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(packet.length);
+        }
+    }
+    let denied = !matches!(verdict, Verdict::Pass);
+    if denied || (packet.begins && begins_are_told(reason)) {
+        let codes = reason as u32 | ((verdict as u32) << 8) | ((direction as u32) << 16);
+        tell(endpoint, packet, codes);
+    }
+}
+
+/// Folds the packet into those alike, and sends an event when a second has passed since the last.
+#[inline(never)]
+fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u32 {
+    let egress = codes >> 16 == Direction::Egress as u32;
+    let key = FoldKey {
+        remote: if egress { packet.destination } else { packet.source },
+        remote_port: if egress { packet.destination_port } else { packet.source_port },
+        protocol: packet.protocol,
+        reason: codes as u8,
+        _pad: [0; 4],
+    };
+    if FOLDS.get_ptr_mut(key).is_none() {
+        let _ = FOLDS.insert(key, Fold::default(), 0);
+    }
+    let Some(fold) = FOLDS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a live value; racing CPUs may lose a count of what is folded, never of STATS.
+    let fold = unsafe { &mut *fold };
+    fold.packets += 1;
+    fold.bytes += u64::from(packet.length);
+    if endpoint.now - fold.last_sent < SECOND || !take_token(endpoint) {
+        return 0;
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        lose();
+        return 0;
+    };
+    entry.write(Event {
+        at: endpoint.now,
+        endpoint_id: endpoint.config.endpoint_id,
+        packets: fold.packets,
+        bytes: fold.bytes,
+        generation: endpoint.switch.generation(),
+        admitted_id: packet.admitted_id,
+        local: if egress { packet.source } else { packet.destination },
+        remote: key.remote,
+        local_port: if egress { packet.source_port } else { packet.destination_port },
+        remote_port: key.remote_port,
+        protocol: packet.protocol,
+        reason: codes as u8,
+        verdict: (codes >> 8) as u8,
+        direction: (codes >> 16) as u8,
+        ethertype: packet.ethertype,
+        _pad: [0; 6],
+    });
+    entry.submit(0);
+    fold.last_sent = endpoint.now;
+    fold.packets = 0;
+    fold.bytes = 0;
+    1
+}
+
+fn lose() {
+    if let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) {
+        // SAFETY: a live value; see the head of this module for races.
+        unsafe { (*budget).lost += 1 };
+    }
+}
+
+#[inline(always)]
+fn take_token(endpoint: &Endpoint) -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else { return false };
+    // SAFETY: a live value; see the head of this module for races.
+    let budget = unsafe { &mut *budget };
+    let rate = u64::from(endpoint.config.events_per_second);
+    let burst = u64::from(endpoint.config.events_burst);
+    let elapsed = endpoint.now - budget.refilled_at;
+    if elapsed >= SECOND / 16 {
+        let elapsed = if elapsed > 3_600 * SECOND { 3_600 * SECOND } else { elapsed };
+        let filled = budget.tokens + elapsed / 1_000 * rate / 1_000_000;
+        budget.tokens = if filled > burst { burst } else { filled };
+        budget.refilled_at = endpoint.now;
+    }
+    if budget.tokens == 0 {
+        budget.lost += 1;
+        return false;
+    }
+    budget.tokens -= 1;
+    true
+}
+
+/// Whether the sender of a denied packet may be told.
+#[inline(always)]
+pub fn take_reject(endpoint: &Endpoint) -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else { return false };
+    // SAFETY: a live value; see the head of this module for races.
+    let budget = unsafe { &mut *budget };
+    if endpoint.now - budget.rejects_since >= SECOND {
+        budget.rejects_since = endpoint.now;
+        budget.rejects = u64::from(endpoint.config.rejects_per_second);
+    }
+    if budget.rejects == 0 {
+        return false;
+    }
+    budget.rejects -= 1;
+    true
+}

@@ -1,0 +1,223 @@
+//! Flows: what has been admitted goes on by itself.
+//!
+//! A flow begins in `FLEETING` (LRU) and moves to `FLOWS` (not LRU, so that nobody's flood evicts what is live)
+//! when the other side answers. RST or both FINs give the place in `FLOWS` back at once. Entries that have been
+//! idle too long are absent for everybody, whether or not user space has removed them yet.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
+
+use crate::{
+    endpoint::Endpoint,
+    maps::{ALLOW, EVENT_BUDGET, FLEETING, FLOWS},
+    packet::{FIN, ICMP, ICMP6, Packet, RST, TCP, UDP},
+};
+
+const SECOND: u64 = 1_000_000_000;
+const BOTH_FINS: u8 = 3;
+
+/// Finds the flow of a packet and leaves in `key` where it is, or would be.
+///
+/// At cgroups flows are known by socket, because addresses are translated; connections that came to a listener
+/// belong to a socket that did not exist then, and are known by the peer.
+#[inline(never)]
+pub fn find_packet(endpoint: &Endpoint, packet: &Packet, key: &mut FlowKey, direction: Direction) -> *mut Flow {
+    tuple(packet, key, direction);
+    adapt(endpoint, key);
+    let flow = find(endpoint.now, key);
+    if !flow.is_null() || !endpoint.is_cgroup() || packet.protocol != TCP {
+        return flow;
+    }
+    tuple(packet, key, direction);
+    key.local = [0; 16];
+    let flow = find(endpoint.now, key);
+    if flow.is_null() && matches!(direction, Direction::Egress) {
+        adapt(endpoint, key);
+    }
+    flow
+}
+
+#[inline(always)]
+fn tuple(packet: &Packet, key: &mut FlowKey, direction: Direction) {
+    let egress = matches!(direction, Direction::Egress);
+    key.protocol = packet.protocol;
+    key.local = if egress { packet.source } else { packet.destination };
+    key.remote = if egress { packet.destination } else { packet.source };
+    key.local_port = if egress { packet.source_port } else { packet.destination_port };
+    key.remote_port = if egress { packet.destination_port } else { packet.source_port };
+    if packet.protocol == ICMP || packet.protocol == ICMP6 {
+        key.local_port = packet.source_port;
+        key.remote_port = [0; 2];
+    }
+}
+
+/// Turns the tuple of a packet into what flows of this endpoint are known by.
+#[inline(always)]
+pub fn adapt(endpoint: &Endpoint, key: &mut FlowKey) {
+    if endpoint.is_cgroup() {
+        by_socket(key, endpoint.cookie);
+    }
+}
+
+#[inline(always)]
+fn by_socket(key: &mut FlowKey, cookie: u64) {
+    key.local = [0; 16];
+    key.local[..8].copy_from_slice(&cookie.to_ne_bytes());
+    if key.protocol == TCP {
+        key.remote = [0; 16];
+        key.remote_port = [0; 2];
+    }
+    if key.protocol != ICMP && key.protocol != ICMP6 {
+        key.local_port = [0; 2];
+    }
+}
+
+/// A live flow, wherever it is kept.
+#[inline(never)]
+pub fn find(now: u64, key: &FlowKey) -> *mut Flow {
+    if let Some(flow) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: a live value.
+        if is_live(now, key.protocol, unsafe { &*flow }) {
+            return flow;
+        }
+        let _ = FLOWS.remove(key);
+    }
+    if let Some(flow) = FLEETING.get_ptr_mut(key) {
+        // SAFETY: a live value.
+        if is_live(now, key.protocol, unsafe { &*flow }) {
+            return flow;
+        }
+        let _ = FLEETING.remove(key);
+    }
+    core::ptr::null_mut()
+}
+
+#[inline(always)]
+fn is_live(now: u64, protocol: u8, flow: &Flow) -> bool {
+    let established = flow.state == FlowState::Established as u8;
+    let limit = match protocol {
+        TCP if established => idle::TCP_ESTABLISHED,
+        TCP => idle::TCP_CLOSING,
+        ICMP | ICMP6 => idle::ICMP,
+        _ if established => idle::UDP_ANSWERED,
+        _ => idle::UDP_OPENING,
+    };
+    // Another CPU may have written a later time than ours.
+    flow.last_seen.saturating_add(limit) > now
+}
+
+/// Whether `FLOWS` had no room within the last second.
+#[inline(always)]
+pub fn are_full(now: u64) -> bool {
+    EVENT_BUDGET.get(0).is_some_and(|budget| budget.flows_full_at != 0 && now - budget.flows_full_at < SECOND)
+}
+
+/// Notes a flow that a packet begins.
+#[inline(never)]
+pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason) -> u32 {
+    if packet.protocol == TCP && packet.tcp_flags & RST != 0 {
+        return 0;
+    }
+    let _ = FLOWS.remove(key);
+    let flow = Flow {
+        last_seen: endpoint.now,
+        packets: 1,
+        bytes: u64::from(packet.length),
+        admitted_id: packet.admitted_id,
+        generation: endpoint.switch.generation(),
+        state: FlowState::Opening as u8,
+        admitted_by: reason as u8,
+        fins: 0,
+        _pad: [0; 5],
+    };
+    let _ = FLEETING.insert(key, flow, 0);
+    touch(endpoint, packet.admitted_id, &key.remote, &packet.destination);
+    1
+}
+
+/// Notes a packet of a live flow. `false` = it would be established, and there is no room.
+#[inline(never)]
+pub fn follow(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: *mut Flow, direction: Direction) -> bool {
+    // SAFETY: a live value that the caller has just found.
+    let flow = unsafe { &mut *flow };
+    let egress = matches!(direction, Direction::Egress);
+    if egress && flow.admitted_id != 0 && endpoint.now.wrapping_sub(flow.last_seen) > SECOND / 2 {
+        touch(endpoint, flow.admitted_id, &key.remote, &packet.destination);
+    }
+    flow.last_seen = endpoint.now;
+    // Two CPUs, one for each direction, may lose a count here, never in STATS.
+    flow.packets += 1;
+    flow.bytes += u64::from(packet.length);
+    if packet.protocol == TCP {
+        if packet.tcp_flags & FIN != 0 {
+            flow.fins |= if egress { 1 } else { 2 };
+        }
+        if packet.tcp_flags & RST != 0 || flow.fins == BOTH_FINS {
+            close(key, flow);
+            return true;
+        }
+    }
+    let opened_here = flow.admitted_by != Reason::Reply as u8;
+    let answered = flow.state != FlowState::Established as u8 && egress != opened_here;
+    if !answered || packet.protocol == ICMP || packet.protocol == ICMP6 {
+        return true;
+    }
+    establish(endpoint.now, key, flow)
+}
+
+/// The time of use, about once a second: what is in use does not lapse.
+#[inline(always)]
+fn touch(endpoint: &Endpoint, admitted_id: u32, keyed: &[u8; 16], seen: &[u8; 16]) {
+    if admitted_id == 0 {
+        return;
+    }
+    let remote = if endpoint.is_cgroup() { seen } else { keyed };
+    if let Some(allow) = ALLOW.get_ptr_mut(remote) {
+        // SAFETY: a live value; an aligned word.
+        unsafe { (*allow).last_used = endpoint.now };
+    }
+}
+
+#[inline(always)]
+fn close(key: &FlowKey, flow: &mut Flow) {
+    if flow.state == FlowState::Closing as u8 {
+        return;
+    }
+    flow.state = FlowState::Closing as u8;
+    let _ = FLEETING.insert(key, &*flow, 0);
+    let _ = FLOWS.remove(key);
+}
+
+#[inline(always)]
+fn establish(now: u64, key: &FlowKey, flow: &mut Flow) -> bool {
+    if flow.fins == BOTH_FINS {
+        return true;
+    }
+    let before = flow.state;
+    flow.state = FlowState::Established as u8;
+    match FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            let _ = FLEETING.remove(key);
+            true
+        }
+        Err(-17) => true, // EEXIST: another CPU was faster
+        Err(_) => {
+            flow.state = before;
+            if let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) {
+                // SAFETY: a live value; an aligned word.
+                unsafe { (*budget).flows_full_at = now };
+            }
+            false
+        }
+    }
+}
+
+/// The protocol by which `PORTS` knows a packet.
+#[inline(always)]
+pub fn rule_protocol(packet: &Packet) -> u8 {
+    match packet.protocol {
+        ICMP6 => ICMP,
+        UDP => UDP,
+        other => other,
+    }
+}
