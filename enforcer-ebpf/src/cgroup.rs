@@ -1,15 +1,81 @@
-//! Entry points at a cgroup's packets.
+//! Entry points at a cgroup's packets: the authority on everything that IP sockets send and receive.
+//!
+//! Packets start at the IP header. Egress is seen after translation of addresses, ingress before it.
 
-use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{helpers::bpf_get_socket_cookie, macros::cgroup_skb, programs::SkBuffContext};
+use nameward_abi::{Direction, Mode, Reason};
+
+use crate::{
+    decide,
+    endpoint::Endpoint,
+    events::report,
+    packet::{Packet, fragment, parse_ip},
+    skb::Skb,
+    sockets::{dns, local},
+    verdict::{Action, verdict},
+};
+
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// Packets sent by sockets of the cgroup.
-#[cgroup_skb]
-pub fn cgroup_egress(_ctx: SkBuffContext) -> i32 {
-    1
+#[cgroup_skb(egress)]
+pub fn cgroup_egress(context: SkBuffContext) -> i32 {
+    judge(context.skb.skb, Direction::Egress)
 }
 
 /// Packets received by sockets of the cgroup.
-#[cgroup_skb]
-pub fn cgroup_ingress(_ctx: SkBuffContext) -> i32 {
-    1
+#[cgroup_skb(ingress)]
+pub fn cgroup_ingress(context: SkBuffContext) -> i32 {
+    judge(context.skb.skb, Direction::Ingress)
+}
+
+#[inline(always)]
+fn judge(skb: Skb, direction: Direction) -> i32 {
+    // SAFETY: the hook's own context.
+    let (cookie, length) = unsafe { (bpf_get_socket_cookie(skb.cast()), (*skb).len) };
+    let Some(endpoint) = Endpoint::read(cookie) else { return DROP };
+    let mut packet = Packet::new();
+    packet.zero = endpoint.zero;
+    packet.length = length;
+    let reason = match parse(skb, &mut packet) {
+        Some(reason) => reason,
+        None => reason(skb, &endpoint, &mut packet, direction),
+    };
+    let (action, verdict) = verdict(endpoint.switch, reason);
+    report(&endpoint, &packet, reason, verdict, direction);
+    // A socket's own send fails with EPERM; nobody needs to be told by packets.
+    match action {
+        Action::Pass => PASS,
+        Action::Drop | Action::Reject => DROP,
+    }
+}
+
+/// Apart from the rest, because stacks are small.
+#[inline(never)]
+fn parse(skb: Skb, packet: &mut Packet) -> Option<Reason> {
+    let length = packet.length;
+    parse_ip(skb, packet, length)
+}
+
+#[inline(always)]
+fn reason(skb: Skb, endpoint: &Endpoint, packet: &mut Packet, direction: Direction) -> Reason {
+    // SAFETY: a field of the context.
+    let is_local = unsafe { (*skb).ifindex } == LOOPBACK;
+    let judged = endpoint.switch.mode() != Mode::NoPolicyYet && packet.fragment == fragment::NONE;
+    if is_local && judged && local::is_own(skb, endpoint, packet, direction) {
+        return Reason::Flow;
+    }
+    let reason = match direction {
+        Direction::Egress => decide::egress(skb, endpoint, packet),
+        Direction::Ingress => decide::ingress(skb, endpoint, packet),
+    };
+    match direction {
+        Direction::Egress if reason == Reason::Dns => dns::note_query(skb, endpoint, packet),
+        Direction::Ingress if reason == Reason::Dns => dns::note_answer(skb, endpoint, packet),
+        Direction::Egress | Direction::Ingress => 0,
+    };
+    reason
 }
