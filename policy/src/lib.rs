@@ -5,21 +5,29 @@
 //! written and what it means can be tested without a kernel.
 
 pub mod address;
+mod bindings;
+mod cidrs;
 mod dns;
+mod grants;
 mod name;
 mod pattern;
+mod ports;
 mod reason;
 mod rule;
+mod rule_set;
 mod schedule;
 mod settings;
 mod shared_text;
+pub mod tables;
 mod time;
 
 pub use address::{AddressClass, AddressKind};
+pub use bindings::{Binding, Bindings, Lease, LimitReached, REMEMBERED};
 pub use dns::{
     Admission, DeniedNames, DnsMode, DnsRules, DnsRulesData, NameRule, NameRuleEntry, QueryDecision,
     Reachable,
 };
+pub use grants::{Action, AllowEntry, GrantTables, Grants, NameSet, diff};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
 pub use pattern::{Pattern, PatternError, PatternWarning};
 pub use reason::{Outcome, Reason};
@@ -27,9 +35,11 @@ pub use rule::{
     ClusterPeer, ClusterRanges, Effect, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleMode,
     RuleWarning,
 };
+pub use rule_set::{CompileError, CompiledRule, Isolation, RuleSet};
 pub use schedule::{Schedule, ScheduleError};
 pub use settings::{
     Adopt, DnsAnswer, DnsSettings, FailurePolicy, GraceBounds, Hints, Inbound, Limits, OnDeny, Settings,
     TtlBounds,
 };
+pub use tables::{KernelMode, KernelRules};
 pub use time::BootTime;

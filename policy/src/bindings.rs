@@ -1,0 +1,333 @@
+//! Which names gave which addresses to one endpoint, and until when (SEMANTICS A5-A7, Q8).
+//!
+//! Each address of a name has its own expiry; the latest answer only ever lengthens it. Lapsed bindings stay for a
+//! while, so that denials can be told with the name, and go first when room is needed; what is live is never
+//! evicted. It does not know rules: [`crate::Grants`] puts both together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BootTime, Limits, Name};
+
+/// How long a lapsed binding is remembered.
+pub const REMEMBERED: Duration = Duration::from_secs(3_600);
+
+/// One name with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Binding {
+    /// The question name.
+    pub name: Name,
+    /// The aliases between the name and the addresses in the last answer.
+    pub chain: Box<[Name]>,
+    /// When it was last asked.
+    pub asked_at: BootTime,
+    /// How long addresses are kept after their TTL or last use.
+    pub grace: Duration,
+    /// The addresses, sorted.
+    pub addresses: Vec<Lease>,
+}
+
+/// One address of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// The address; never v4-mapped.
+    pub address: IpAddr,
+    /// When the latest TTL ends.
+    pub ttl_ends: BootTime,
+    /// New connections are denied from here on.
+    pub expires_at: BootTime,
+}
+
+impl Lease {
+    /// Whether the address may be used under the name.
+    #[must_use]
+    pub fn is_live(&self, now: BootTime) -> bool {
+        now < self.expires_at
+    }
+}
+
+/// Which limit an answer would exceed (Q8). Nothing of the answer was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitReached {
+    /// `limits.names`.
+    #[error("the workload has {limit} live names already (limits.names)")]
+    Names {
+        /// The limit.
+        limit: u32,
+    },
+    /// `limits.addresses`.
+    #[error("the workload would have more than {limit} live addresses (limits.addresses)")]
+    Addresses {
+        /// The limit.
+        limit: u32,
+    },
+    /// `limits.addressesPerName`.
+    #[error("the name would have more than {limit} live addresses (limits.addressesPerName)")]
+    AddressesPerName {
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// The bindings of one endpoint.
+#[derive(Clone, Debug)]
+pub struct Bindings {
+    limits: Limits,
+    names: BTreeMap<Name, Binding>,
+    by_address: BTreeMap<IpAddr, Vec<Name>>,
+}
+
+impl Bindings {
+    /// No bindings.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, names: BTreeMap::new(), by_address: BTreeMap::new() }
+    }
+
+    /// Other limits from now on. What is recorded stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Records an answer: all of it, or, at a limit, nothing. Returns when the first of the answer's addresses
+    /// expires.
+    ///
+    /// # Errors
+    /// [`LimitReached`].
+    pub fn record(
+        &mut self,
+        name: &Name,
+        chain: &[Name],
+        addresses: &[(IpAddr, Duration)],
+        grace: Duration,
+        now: BootTime,
+    ) -> Result<BootTime, LimitReached> {
+        let addresses = latest(addresses, grace, now);
+        if addresses.is_empty() {
+            return Ok(now);
+        }
+        self.make_room(name, &addresses, now)?;
+        let binding = self.names.entry(name.clone()).or_insert_with(|| Binding {
+            name: name.clone(),
+            chain: Box::default(),
+            asked_at: now,
+            grace,
+            addresses: Vec::new(),
+        });
+        binding.chain = chain.into();
+        binding.asked_at = now;
+        binding.grace = grace;
+        for lease in addresses.values() {
+            binding.add(*lease);
+        }
+        let first = addresses
+            .keys()
+            .filter_map(|address| binding.lease(*address))
+            .map(|lease| lease.expires_at)
+            .min();
+        for address in addresses.keys() {
+            index(&mut self.by_address, *address, name);
+        }
+        Ok(first.unwrap_or(now))
+    }
+
+    /// Puts back what was stored, without a question about limits. Expiries only ever grow.
+    pub fn restore(&mut self, stored: &Binding) {
+        for lease in &stored.addresses {
+            index(&mut self.by_address, lease.address, &stored.name);
+        }
+        match self.names.get_mut(&stored.name) {
+            Some(binding) => stored.addresses.iter().for_each(|lease| binding.add(*lease)),
+            None if stored.addresses.is_empty() => {}
+            None => {
+                let mut binding = Binding { addresses: Vec::new(), ..stored.clone() };
+                stored.addresses.iter().for_each(|lease| binding.add(*lease));
+                self.names.insert(stored.name.clone(), binding);
+            }
+        }
+    }
+
+    /// An address was used, or has a live flow now (A5): it lapses no earlier than the grace after that. What had
+    /// lapsed before it was used stays so. Returns whether anything changed.
+    pub fn touch(&mut self, address: IpAddr, last_used: BootTime) -> bool {
+        let address = address.to_canonical();
+        let mut changed = false;
+        for name in self.by_address.get(&address).into_iter().flatten() {
+            let Some(binding) = self.names.get_mut(name) else { continue };
+            let grace = binding.grace;
+            let Some(lease) = binding.lease_mut(address) else { continue };
+            let extended = last_used.max(lease.ttl_ends).saturating_add(grace);
+            if !grace.is_zero() && lease.is_live(last_used) && lease.expires_at < extended {
+                lease.expires_at = extended;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Expiry was frozen at `last_beat` and goes on at `now` (F1): what would have lapsed in between is live for its
+    /// grace. Returns whether anything changed.
+    pub fn resume(&mut self, last_beat: BootTime, now: BootTime) -> bool {
+        let mut changed = false;
+        for binding in self.names.values_mut() {
+            let until = now.saturating_add(binding.grace);
+            for lease in &mut binding.addresses {
+                if lease.is_live(last_beat) && !lease.is_live(now) && lease.expires_at < until {
+                    lease.expires_at = until;
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Forgets what lapsed longer ago than [`REMEMBERED`].
+    pub fn expire(&mut self, now: BootTime) {
+        self.forget(|lease| now < lease.expires_at.saturating_add(REMEMBERED));
+    }
+
+    /// The next moment after `now` at which something lapses.
+    #[must_use]
+    pub fn next_expiry(&self, now: BootTime) -> Option<BootTime> {
+        self.leases().map(|lease| lease.expires_at).filter(|at| *at > now).min()
+    }
+
+    /// The bindings that gave an address, lapsed ones too, by name.
+    pub fn names_of(&self, address: IpAddr) -> impl Iterator<Item = (&Binding, &Lease)> {
+        let address = address.to_canonical();
+        let names = self.by_address.get(&address).into_iter().flatten();
+        names.filter_map(move |name| {
+            let binding = self.names.get(name)?;
+            Some((binding, binding.lease(address)?))
+        })
+    }
+
+    /// The binding of a name.
+    #[must_use]
+    pub fn of(&self, name: &Name) -> Option<&Binding> {
+        self.names.get(name)
+    }
+
+    /// All bindings, lapsed ones too, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Binding> {
+        self.names.values()
+    }
+
+    /// All addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_address.keys().copied()
+    }
+
+    fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.names.values().flat_map(|binding| &binding.addresses)
+    }
+
+    /// Checks the limits; what has lapsed goes when they are reached.
+    fn make_room(
+        &mut self,
+        name: &Name,
+        addresses: &BTreeMap<IpAddr, Lease>,
+        now: BootTime,
+    ) -> Result<(), LimitReached> {
+        let reached = self.over_limit(name, addresses);
+        if reached.is_none() {
+            return Ok(());
+        }
+        self.forget(|lease| lease.is_live(now));
+        self.over_limit(name, addresses).map_or(Ok(()), Err)
+    }
+
+    fn over_limit(&self, name: &Name, addresses: &BTreeMap<IpAddr, Lease>) -> Option<LimitReached> {
+        let Limits { names, addresses: all, addresses_per_name: each, .. } = self.limits;
+        let over = |count: usize, limit: u32| count > limit as usize;
+        let known = self.names.get(name);
+        let fresh =
+            addresses.keys().filter(|address| known.is_none_or(|known| known.lease(**address).is_none()));
+        if over(known.map_or(0, |known| known.addresses.len()) + fresh.count(), each) {
+            return Some(LimitReached::AddressesPerName { limit: each });
+        }
+        if over(self.names.len() + usize::from(known.is_none()), names) {
+            return Some(LimitReached::Names { limit: names });
+        }
+        let fresh = addresses.keys().filter(|address| !self.by_address.contains_key(*address)).count();
+        over(self.by_address.len() + fresh, all).then_some(LimitReached::Addresses { limit: all })
+    }
+
+    fn forget(&mut self, keep: impl Fn(&Lease) -> bool) {
+        let Self { names, by_address, .. } = self;
+        let mut gone: BTreeSet<IpAddr> = BTreeSet::new();
+        names.retain(|_, binding| {
+            let lapsed = binding.addresses.iter().filter(|lease| !keep(lease)).map(|lease| lease.address);
+            gone.extend(lapsed);
+            binding.addresses.retain(&keep);
+            !binding.addresses.is_empty()
+        });
+        for address in gone {
+            if let Some(known) = by_address.get_mut(&address) {
+                known.retain(|name| names.get(name).is_some_and(|binding| binding.lease(address).is_some()));
+                if known.is_empty() {
+                    by_address.remove(&address);
+                }
+            }
+        }
+    }
+}
+
+impl Binding {
+    /// The lease of an address.
+    #[must_use]
+    pub fn lease(&self, address: IpAddr) -> Option<&Lease> {
+        let at = self.addresses.binary_search_by_key(&address, |lease| lease.address).ok()?;
+        self.addresses.get(at)
+    }
+
+    fn lease_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
+        let at = self.addresses.binary_search_by_key(&address, |lease| lease.address).ok()?;
+        self.addresses.get_mut(at)
+    }
+
+    /// The latest wins (A6).
+    fn add(&mut self, new: Lease) {
+        match self.addresses.binary_search_by_key(&new.address, |lease| lease.address) {
+            Ok(at) => {
+                let known = &mut self.addresses[at];
+                known.ttl_ends = known.ttl_ends.max(new.ttl_ends);
+                known.expires_at = known.expires_at.max(new.expires_at);
+            }
+            Err(at) => self.addresses.insert(at, new),
+        }
+    }
+}
+
+/// The leases that an answer gives; of an address named twice, the longer.
+fn latest(addresses: &[(IpAddr, Duration)], grace: Duration, now: BootTime) -> BTreeMap<IpAddr, Lease> {
+    let mut leases: BTreeMap<IpAddr, Lease> = BTreeMap::new();
+    for (address, ttl) in addresses {
+        let address = address.to_canonical();
+        let ttl_ends = now.saturating_add(*ttl);
+        let lease = Lease { address, ttl_ends, expires_at: ttl_ends.saturating_add(grace) };
+        let known = leases.entry(address).or_insert(lease);
+        if known.ttl_ends < ttl_ends {
+            *known = lease;
+        }
+    }
+    leases
+}
+
+fn index(by_address: &mut BTreeMap<IpAddr, Vec<Name>>, address: IpAddr, name: &Name) {
+    let names = by_address.entry(address).or_insert_with(|| Vec::with_capacity(1));
+    if let Err(at) = names.binary_search(name) {
+        names.insert(at, name.clone());
+    }
+}
+
+#[cfg(test)]
+#[path = "bindings_tests.rs"]
+mod tests;
