@@ -147,8 +147,15 @@ fn audit_passes_and_tells() {
     assert_eq!(sandbox.python(CONNECT), "b'x' True");
     let told = sandbox.told();
     assert_eq!(told[0], (Reason::NoMatch, Verdict::WouldDeny as u8, 80));
+    assert_eq!(told.iter().filter(|told| told.0 == Reason::NoMatch).count(), 1);
     assert_eq!(sandbox.python(SEND), "b'x'");
-    assert!(sandbox.told().iter().all(|told| told.1 != DENY));
+    let told = sandbox.told();
+    assert!(told.iter().all(|told| told.1 != DENY));
+    // Nobody listens there: one packet, and it is counted once.
+    let before = sandbox.count(Reason::NoMatch);
+    let refused = "show(attempt(lambda: socket(AF_INET, SOCK_STREAM).connect(('198.51.100.2', 81))))";
+    assert_eq!(sandbox.python(refused), "ECONNREFUSED");
+    assert_eq!(sandbox.count(Reason::NoMatch) - before, 1);
 }
 
 // A socket of another network namespace: neither the resolver nor loopback mean there what the rules mean.

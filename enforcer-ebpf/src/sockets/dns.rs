@@ -9,7 +9,7 @@ use nameward_abi::{Address, AskedServer, DnsFlow, DnsFlowKey, Port, SERVERS_PER_
 use super::address::{self, Hook};
 use crate::{
     endpoint::Endpoint,
-    maps::DNS_FLOWS,
+    maps::{BLANK_DNS_FLOW, DNS_FLOWS},
     packet::{Packet, UDP, is_mapped, words},
     rules::Question,
     skb::{Skb, read},
@@ -87,8 +87,11 @@ pub fn redirect(ctx: *mut bpf_sock_addr, hook: Hook, endpoint: &Endpoint, questi
 
 #[inline(never)]
 fn remember(endpoint: &Endpoint, key: &DnsFlowKey, question: &Question, resolver_port: Port) -> u32 {
-    if DNS_FLOWS.get_ptr_mut(key).is_none() && DNS_FLOWS.insert(key, DnsFlow::default(), 0).is_err() {
-        return 0;
+    if DNS_FLOWS.get_ptr_mut(key).is_none() {
+        let Some(blank) = BLANK_DNS_FLOW.get(0) else { return 0 };
+        if DNS_FLOWS.insert(key, blank, 0).is_err() {
+            return 0;
+        }
     }
     let Some(flow) = DNS_FLOWS.get_ptr_mut(key) else { return 0 };
     // SAFETY: a live value; threads that share a socket may mix up names of servers, nothing else.
