@@ -8,6 +8,7 @@ pub mod address;
 mod bindings;
 mod cidrs;
 mod dns;
+mod explain;
 mod grants;
 mod name;
 mod pattern;
@@ -27,6 +28,7 @@ pub use dns::{
     Admission, DeniedNames, DnsMode, DnsRules, DnsRulesData, NameRule, NameRuleEntry, QueryDecision,
     Reachable,
 };
+pub use explain::{BindingView, Destination, Explanation, Missing, RuleRef, Suggestion, explain};
 pub use grants::{Action, AllowEntry, GrantTables, Grants, NameSet, diff};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
 pub use pattern::{Pattern, PatternError, PatternWarning};
