@@ -116,6 +116,13 @@ impl Sandbox {
         Self { name, host: Some(host), endpoint, cgroup: Some(cgroup), events, rules }
     }
 
+    /// Takes the fence away, as if it had never been there, and attaches it again.
+    pub(crate) fn attach_afresh(&mut self) {
+        self.host().remove("sandbox").unwrap();
+        self.attach_again();
+        self.switch(self.rules.0, self.rules.1);
+    }
+
     /// The namespace that the sandbox is in.
     pub(crate) fn inside(&self) -> String {
         format!("{}h", self.name)

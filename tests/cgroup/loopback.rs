@@ -109,3 +109,15 @@ show(attempt(lambda: s.recv(9)))",
     assert_eq!(sandbox.count(Reason::Inbound), 1);
     assert_eq!(sandbox.told().len(), 1);
 }
+
+// X6: a service that is fenced while it runs keeps its own listeners.
+#[test]
+fn listeners_from_before_the_fence_are_own() {
+    if !privileged() {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let _server = sandbox.start("", "serve(listen(AF_INET, SOCK_STREAM, '127.0.0.1', 8080))");
+    sandbox.attach_afresh();
+    assert_eq!(sandbox.python(&ask("AF_INET", "SOCK_STREAM", "127.0.0.1", 8080)), "b'hello' True");
+}

@@ -1,8 +1,7 @@
 //! Loopback: sockets of one sandbox reach each other, and no others (X6).
 //!
 //! Packet hooks ask for the cgroup of the socket at the other end. Socket hooks cannot, so sockets of the cgroup
-//! are marked when they get a port. Nothing is known of a listener that got its port before the endpoint was
-//! attached; `connect` takes it for a foreign one.
+//! are marked when they get a port; those that had one before are marked by user space when it attaches.
 
 use core::ffi::c_void;
 

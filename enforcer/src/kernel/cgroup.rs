@@ -26,10 +26,10 @@ use aya::{
 use nameward_abi::programs;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{KernelError, links};
+use super::{KernelError, cgroup_sockets, links};
 
-/// The hooks of a cgroup. Sockets are marked before anything looks for the mark; packets come last but one for
-/// the same reason: what they pass has been seen by the socket hooks. Attaching stops at the first failure.
+/// The hooks of a cgroup, in the order of attaching: sockets are marked before anything looks for the mark, and
+/// programs are shown the servers they meant before the first query is redirected.
 const HOOKS: [&str; 14] = [
     programs::POST_BIND4,
     programs::POST_BIND6,
@@ -227,6 +227,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, pins: &Path) -> Result<(), Ke
             .ok_or_else(|| KernelError::Missing { what: "program", name: name.into() })?;
         hook.load(program)?;
         hook.attach_or_replace(program, &pins.join(format!("link_{name}")))?;
+        if name == programs::POST_BIND6 {
+            cgroup_sockets::mark_existing(ebpf, path)?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 
 mod bpffs;
 mod cgroup;
+mod cgroup_sockets;
 mod clock;
 mod endpoint;
 mod error;
@@ -30,4 +31,5 @@ pub use error::KernelError;
 pub use events::EventReader;
 pub use host::{Host, HostOptions};
 pub use interface::{AttachedProgram, attached_programs, interface_index};
+pub use object::OBJECT;
 pub use store::{KernelStore, MapWrite, MemoryStore, Observed};
