@@ -22,7 +22,7 @@ use nameward_abi::{
 };
 use nameward_enforcer::kernel::{
     Attachment, BootNanos, EndpointSpec, EventReader, Host, HostOptions, KernelEndpoint, KernelStore,
-    MapWrite, OwnCgroup, netns_cookie, remove_empty_cgroups,
+    MapWrite, OwnCgroup, cgroup2_mount, netns_cookie, remove_empty_cgroups,
 };
 use nix::sched::{CloneFlags, setns};
 
@@ -40,8 +40,13 @@ static CLEAN: Once = Once::new();
 pub(crate) fn privileged() -> bool {
     if nix::unistd::Uid::effective().is_root() {
         CLEAN.call_once(|| {
-            remove_empty_cgroups("nwtcg").unwrap();
             Host::remove_abandoned(Path::new("/sys/fs/bpf"), "nwtcg").unwrap();
+            for name in names_of_the_dead() {
+                remove_empty_cgroups(&name).unwrap();
+                for namespace in [format!("{name}h"), format!("{name}o")] {
+                    drop(Command::new("ip").args(["netns", "del", &namespace]).output());
+                }
+            }
         });
         return true;
     }
@@ -50,6 +55,23 @@ pub(crate) fn privileged() -> bool {
         "NAMEWARD_MUST_RUN is set, but this is not root"
     );
     false
+}
+
+/// Names of sandboxes whose test process is gone.
+fn names_of_the_dead() -> Vec<String> {
+    let folders = ["/run/netns".into(), cgroup2_mount().unwrap()];
+    let entries = folders.iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (process, _) = name.strip_prefix("nwtcg")?.split_once('x')?;
+            let is_dead = !Path::new("/proc").join(process).exists();
+            is_dead.then(|| name.trim_end_matches(['h', 'o']).to_owned())
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Runs a command that must succeed and returns its output.
