@@ -23,7 +23,7 @@ pub enum AddressClass {
 /// The kind of an address that is not globally reachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddressKind {
-    /// `127/8`, `::1`, and `0/8`, which Linux connects to itself.
+    /// `127/8`, `::1`.
     Loopback,
     /// `169.254/16`, `fe80::/10`.
     LinkLocal,
@@ -39,7 +39,7 @@ pub enum AddressKind {
     UniqueLocal,
     /// `224/4`, `ff00::/8`.
     Multicast,
-    /// `::`.
+    /// `0/8`, `::`.
     Unspecified,
     /// `198.18/15`, `2001:2::/48`.
     Benchmarking,
@@ -87,7 +87,8 @@ fn worse(one: AddressClass, other: AddressClass) -> AddressClass {
 fn judge_v4(address: Ipv4Addr) -> AddressClass {
     use AddressClass::{Global, Never, Private};
     match address.octets() {
-        [0 | 127, ..] => Never(AddressKind::Loopback),
+        [0, ..] => Never(AddressKind::Unspecified),
+        [127, ..] => Never(AddressKind::Loopback),
         [169, 254, ..] => Never(AddressKind::LinkLocal),
         // Alibaba's metadata service and Azure's wire server.
         [100, 100, 100, 200] | [168, 63, 129, 16] => Never(AddressKind::Metadata),
@@ -106,7 +107,8 @@ fn judge_v4(address: Ipv4Addr) -> AddressClass {
 fn judge_v6(address: Ipv6Addr) -> AddressClass {
     use AddressClass::{Global, Never, Private};
     match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0] => Private(AddressKind::Unspecified),
+        // Linux connects both to itself.
+        [0, 0, 0, 0, 0, 0, 0, 0] => Never(AddressKind::Unspecified),
         [0, 0, 0, 0, 0, 0, 0, 1] => Never(AddressKind::Loopback),
         [0xfe80..=0xfebf, ..] => Never(AddressKind::LinkLocal),
         // The metadata services of AWS and Google Cloud.
@@ -195,9 +197,17 @@ mod tests {
     #[test]
     fn never_through_a_name() {
         // A3
-        for text in
-            ["127.0.0.1", "127.255.255.255", "::1", "0.0.0.0", "169.254.169.254", "fe80::1", "fd00:ec2::254"]
-        {
+        for text in [
+            "127.0.0.1",
+            "127.255.255.255",
+            "::1",
+            "::",
+            "0.0.0.0",
+            "0.255.255.255",
+            "169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+        ] {
             assert!(matches!(judged(text), AddressClass::Never(_)), "{text}");
         }
     }
@@ -207,7 +217,7 @@ mod tests {
         // A3
         let private = "10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 100.64.0.1 100.127.255.255 224.0.0.1 \
             239.255.255.255 255.255.255.255 240.0.0.1 198.18.0.1 198.19.255.255 192.0.0.1 fc00::1 fd12::1 fec0::1 \
-            ff02::1 :: 2001:2::1 100::1 2001:10::1 5f00::1 64:ff9b:1::808:808";
+            ff02::1 2001:2::1 100::1 2001:10::1 5f00::1 64:ff9b:1::808:808";
         for text in private.split_whitespace() {
             assert!(matches!(judged(text), AddressClass::Private(_)), "{text}");
         }
