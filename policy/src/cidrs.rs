@@ -147,6 +147,9 @@ fn turns(blocks: &[Block]) -> BTreeMap<Prefix, Turn> {
 /// The exceptions of a block, cut to it, none inside another.
 fn exceptions(whole: Prefix, except: &[IpNet]) -> Vec<Prefix> {
     let mut wanted: Vec<Prefix> = except.iter().map(Prefix::of).collect();
+    if IPV4.contains(whole) {
+        wanted.retain(|prefix| IPV4.contains(*prefix));
+    }
     if whole.bits < IPV4.bits && whole.contains(IPV4) {
         wanted.push(IPV4);
     }

@@ -86,6 +86,9 @@ fn exceptions_belong_to_their_block() {
         (Reason::Cidr, Reason::NoMatch)
     );
     assert_eq!(judge(&kernel, "172.16.0.1", 443), Reason::NoMatch);
+    // An IPv6 exception takes nothing away from IPv4.
+    let kernel = isolated(&[rule(Effect::Allow, block("10.0.0.0/8", &["::/0"]), &[tcp(443)])]);
+    assert_eq!(judge(&kernel, "10.0.0.1", 443), Reason::Cidr);
 }
 
 #[test]
