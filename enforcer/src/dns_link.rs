@@ -156,12 +156,11 @@ impl DnsLink {
             .collect()
     }
 
-    /// Takes link, namespace and sockets away.
+    /// Takes link and namespace away; sockets go with their last holder.
     ///
     /// # Errors
     /// [`DnsLinkError::System`].
-    pub fn remove(self) -> Result<(), DnsLinkError> {
-        drop(self.sockets);
+    pub fn remove(&self) -> Result<(), DnsLinkError> {
         delete_link(&self.options.link).map_err(system("remove the veth pair"))?;
         self.namespace.remove().map_err(system("remove the network namespace"))
     }

@@ -9,12 +9,15 @@
 
 pub mod decisions;
 pub mod dns_link;
+pub mod endpoints;
+mod enforcer;
 pub mod feed_client;
 mod grant;
-pub mod grants;
+mod grants;
 pub mod heartbeat;
 pub mod kernel;
 pub mod loopback_dns;
 mod netns;
 
+pub use enforcer::{EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions};
 pub use grant::{GrantRequest, Granted, Refused};

@@ -58,7 +58,7 @@ impl NamedNamespace {
     }
 
     /// Takes the name away; the namespace goes when no socket and no process is in it.
-    pub(crate) fn remove(self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         remove(&self.path)
     }
 }

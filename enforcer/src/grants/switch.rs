@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 
 use nameward_abi::{Address, Admitted, CidrRule, PortKey, PortRule, Switch};
 
-use crate::kernel::{MapWrite, Observed};
+use nameward_policy::{
+    KernelRules,
+    tables::{CidrClasses, PortPrefix, truncate},
+};
 
-/// Classes of a prefix of addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CidrClasses {
-    pub(crate) allow: u64,
-    pub(crate) deny: u64,
-    pub(crate) cluster: u64,
-}
+use crate::kernel::{MapWrite, Observed};
 
 /// What the kernel has to know of a rule set. Prefixes are flattened: the longest match says everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +24,21 @@ pub(crate) struct Target {
     pub(crate) admitted: BTreeMap<u32, u64>,
     /// Classes of direct DNS.
     pub(crate) direct_dns: u64,
+}
+
+impl Target {
+    /// The tables of compiled rules, and the classes they give to sets of names.
+    pub(crate) fn new(rules: &KernelRules, admitted: BTreeMap<u32, u64>) -> Self {
+        let port = |prefix: &PortPrefix| {
+            (prefix.bits, PortKey { protocol: prefix.protocol, port: prefix.port.to_be_bytes() })
+        };
+        Self {
+            cidrs: rules.cidrs.clone(),
+            ports: rules.ports.iter().map(|(prefix, classes)| (port(prefix), *classes)).collect(),
+            admitted,
+            direct_dns: rules.direct_dns,
+        }
+    }
 }
 
 /// Writes in three steps; each may be done again from its start.
@@ -106,14 +118,8 @@ fn longest<K: Ord, V>(map: &BTreeMap<K, V>, length: u32, key: impl Fn(u32) -> K)
     (0..=length).rev().find_map(|at| map.get(&key(at)))
 }
 
-/// The first `length` bits of an address.
-pub(crate) fn truncate(address: Address, length: u32) -> Address {
-    let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
-    (u128::from_be_bytes(address) & mask).to_be_bytes()
-}
-
 /// The first `length` bits of a protocol and port.
-pub(crate) fn truncate_port(key: PortKey, length: u32) -> PortKey {
+fn truncate_port(key: PortKey, length: u32) -> PortKey {
     let bits = u32::from_be_bytes([0, key.protocol, key.port[0], key.port[1]]);
     let mask = 0x00ff_ffff_u32 & 0x00ff_ffff_u32.checked_shl(24 - length.min(24)).unwrap_or(0);
     let [_, protocol, high, low] = (bits & mask).to_be_bytes();

@@ -84,7 +84,7 @@ impl Folder {
     }
 
     /// Removes every pin of this instance.
-    pub(super) fn remove(self) -> Result<(), KernelError> {
+    pub(super) fn remove(&self) -> Result<(), KernelError> {
         remove_folder(&self.path)?;
         remove_empty_parents(&self.path);
         Ok(())

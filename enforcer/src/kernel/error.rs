@@ -132,6 +132,16 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Whether a map had no room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Map { source: aya::maps::MapError::SyscallError(error), .. } => {
+                matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::File { operation, path: path.into(), source }
     }

@@ -125,7 +125,7 @@ impl Host {
     ///
     /// # Errors
     /// [`KernelError::File`].
-    pub fn remove_all(self) -> Result<(), KernelError> {
+    pub fn remove_all(&self) -> Result<(), KernelError> {
         self.folder.remove()
     }
 

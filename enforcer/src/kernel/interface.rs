@@ -29,6 +29,20 @@ pub fn interface_index(name: &str) -> Result<u32, KernelError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| KernelError::NoInterface { name: name.into() })
 }
 
+/// Whether frames of an interface begin at the IP header (tun, WireGuard), instead of with an Ethernet header.
+///
+/// # Errors
+/// [`KernelError::NoInterface`].
+pub fn is_layer3(name: &str) -> Result<bool, KernelError> {
+    let absent = || KernelError::NoInterface { name: name.into() };
+    let addresses = nix::ifaddrs::getifaddrs().map_err(|_| absent())?;
+    let mut link = addresses.filter(|entry| entry.interface_name == name).filter_map(|entry| {
+        let link = *entry.address?.as_link_addr()?;
+        Some(link.hatype() != libc::ARPHRD_ETHER)
+    });
+    link.next().ok_or_else(absent)
+}
+
 /// A program at a hook of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachedProgram {

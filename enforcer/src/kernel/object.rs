@@ -6,5 +6,5 @@ struct Aligned<T: ?Sized>(T);
 
 static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/nameward.bpf.o")));
 
-/// The object with all programs and maps.
-pub(crate) static OBJECT: &[u8] = &ALIGNED.0;
+/// The object with all programs and maps, as `aya` and tests load it.
+pub static OBJECT: &[u8] = &ALIGNED.0;

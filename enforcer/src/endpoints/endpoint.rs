@@ -1,0 +1,333 @@
+//! Rules in, names in, kernel written: in an order that keeps the promises at every step.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
+use nameward_policy::{
+    Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants, Inbound,
+    KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, RuleSet, Settings, explain,
+};
+use thiserror::Error;
+
+use super::journal::{Entry, Journal};
+use crate::{
+    GrantRequest, Granted, Refused,
+    grants::switch::{self, Target},
+    kernel::{KernelError, KernelStore, MapWrite, Observed, address_bytes},
+};
+
+/// What can go wrong with one endpoint.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    /// Programs, maps or links.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The file of names.
+    #[error("cannot write the file of names; is there room on the disk?")]
+    Journal(#[from] std::io::Error),
+}
+
+/// One workload.
+#[derive(Debug)]
+pub struct Endpoint<S> {
+    pub(super) store: S,
+    pub(super) bindings: Bindings,
+    pub(super) grants: Grants,
+    pub(super) journal: Option<Journal>,
+    pub(super) drift_repairs: u64,
+    rules: Option<Arc<RuleSet>>,
+    generation: u32,
+    /// Flags of the switch that come from the interface, not from settings.
+    link_flags: u64,
+}
+
+impl<S: KernelStore> Endpoint<S> {
+    /// Takes up an endpoint: what the kernel holds, and what is on file about the names behind it.
+    ///
+    /// # Errors
+    /// [`EndpointError::Kernel`] when the maps cannot be read.
+    pub(crate) fn new(
+        store: S,
+        limits: Limits,
+        journal: Option<Journal>,
+        known: &[Entry],
+        link_flags: u64,
+    ) -> Result<Self, EndpointError> {
+        let observed = store.observe()?;
+        let mut in_kernel: BTreeSet<u32> = observed.admitted.keys().copied().collect();
+        in_kernel.extend(observed.allow.values().map(|allow| allow.admitted_id));
+        in_kernel.extend(store.flows()?.iter().map(|(_, flow)| flow.admitted_id));
+        let mut bindings = Bindings::new(limits);
+        let mut sets = Vec::new();
+        for entry in known {
+            match entry {
+                Entry::Binding(binding) => bindings.restore(binding),
+                Entry::Names(set) => sets.push(set.clone()),
+                Entry::Begin { .. } => {}
+            }
+        }
+        let grants = Grants::restore(&sets, &in_kernel);
+        let generation = observed.switch.generation();
+        Ok(Self { store, bindings, grants, journal, drift_repairs: 0, rules: None, generation, link_flags })
+    }
+
+    /// Generation of the rules in force; 0 before the first.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The generation that the next rules will have.
+    pub fn next_generation(&self) -> u32 {
+        self.generation.wrapping_add(1).max(1)
+    }
+
+    /// The rules in force, as far as this process knows them.
+    pub fn rules(&self) -> Option<&Arc<RuleSet>> {
+        self.rules.as_ref()
+    }
+
+    /// The names and addresses that are known, lapsed ones too.
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.bindings.iter()
+    }
+
+    /// Whether something lapses after `now` and before `then`.
+    pub fn lapses_before(&self, now: BootTime, then: BootTime) -> bool {
+        self.bindings.next_expiry(now).is_some_and(|next| next < then)
+    }
+
+    /// The maps.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Repairs of map contents so far.
+    pub fn drift_repairs(&self) -> u64 {
+        self.drift_repairs
+    }
+
+    /// Puts rules into force, for new connections and, at their next packet, for live ones (R9, G10). What was asked
+    /// before counts under them. When it fails, the old rules are in force as before.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn apply(&mut self, rules: Arc<RuleSet>, now: BootTime) -> Result<u32, EndpointError> {
+        let generation = self.next_generation();
+        self.bindings.set_limits(rules.settings.limits);
+        let mut observed = self.store.observe()?;
+        let before = self.known_ids();
+        let desired = self.grants.desired(&rules, &self.bindings, now);
+        self.note_ids(&before)?;
+        self.admit_fresh_ids(&desired, &mut observed)?;
+        let target = Target::new(&rules.kernel, desired.admitted);
+        let word = |slot| Switch::new(slot, mode(rules.kernel.mode), self.flags(&rules.settings), generation);
+        let plan = switch::plan(&observed, &target, word);
+        for write in &plan.prepare {
+            self.store.write(write)?;
+        }
+        for (address, entry) in &desired.allow {
+            let known = observed.allow.get(address);
+            if known.is_none_or(|known| known.admitted_id != entry.admitted_id) {
+                self.store.write(&allow(*address, entry, known))?;
+            }
+        }
+        self.store.write(&plan.switch)?;
+        self.generation = generation;
+        self.rules = Some(rules);
+        for write in &plan.clean {
+            if let Err(error) = self.store.write(write) {
+                // The meaning of the rest does not depend on it; the next switch tries again.
+                tracing::warn!(%error, "an old rule's entry stays in the kernel");
+            }
+        }
+        Ok(generation)
+    }
+
+    /// Makes the addresses of an answer usable; when it returns, they are (G1).
+    ///
+    /// # Errors
+    /// [`Refused`]; the answer must not leave.
+    pub fn grant(&mut self, request: &GrantRequest, now: BootTime) -> Result<Granted, Refused> {
+        let (name, chain) = self.admit(request)?;
+        let first = self
+            .bindings
+            .record(&name, &chain, &request.addresses, request.grace, now)
+            .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
+        let written = self.write_name(&name, request.addresses.iter().map(|(address, _)| *address), now);
+        written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
+        Ok(Granted { usable_for: first.since(now) })
+    }
+
+    /// Explains a new connection; none before the first rules.
+    pub fn explain(
+        &self,
+        destination: &Destination,
+        protocol: u8,
+        port: u16,
+        now: BootTime,
+    ) -> Option<Explanation> {
+        let rules = self.rules.as_ref()?;
+        Some(explain(rules, &self.bindings, destination, protocol, port, now))
+    }
+
+    /// The name that last gave an address, be it lapsed (G8).
+    pub fn last_name(&self, address: IpAddr) -> Option<&Name> {
+        self.bindings
+            .names_of(address)
+            .max_by_key(|(binding, _)| binding.asked_at)
+            .map(|(binding, _)| &binding.name)
+    }
+
+    /// Forgets the file of names; the endpoint is about to go.
+    pub(crate) fn forget_journal(&mut self) {
+        if let Some(journal) = self.journal.take()
+            && let Err(error) = journal.remove()
+        {
+            tracing::warn!(%error, "a file of names of a removed endpoint stays");
+        }
+    }
+
+    fn admit(&self, request: &GrantRequest) -> Result<(Name, Vec<Name>), Refused> {
+        let not_allowed = || Refused::NotAllowed { name: request.name.clone() };
+        if request.generation != self.generation {
+            return Err(Refused::StaleGeneration { asked: request.generation, current: self.generation });
+        }
+        let rules = self.rules.as_ref().ok_or_else(not_allowed)?;
+        let name = Name::parse(&request.name).map_err(|_| not_allowed())?;
+        if rules.classes_of(&name) == 0 {
+            return Err(not_allowed());
+        }
+        // Aliases are for explanations only: one that is no name is left out.
+        let chain = request.chain.iter().filter_map(|alias| Name::parse(alias).ok()).collect();
+        Ok((name, chain))
+    }
+
+    /// Writes a name's addresses: first to the file, then what they mean, then the addresses themselves.
+    fn write_name(
+        &mut self,
+        name: &Name,
+        addresses: impl Iterator<Item = IpAddr>,
+        now: BootTime,
+    ) -> Result<(), EndpointError> {
+        let before = self.known_ids();
+        let entries: Vec<_> = addresses
+            .filter_map(|address| {
+                let address = address.to_canonical();
+                Some((address, self.grants.entry(&self.bindings, address, now)?))
+            })
+            .collect();
+        self.note_ids(&before)?;
+        if let (Some(journal), Some(binding)) = (&mut self.journal, self.bindings.of(name)) {
+            journal.append(&[Entry::Binding(binding.clone())])?;
+        }
+        for (address, entry) in entries {
+            let classes =
+                self.rules.as_ref().map_or(0, |rules| self.grants.classes_of(rules, entry.admitted_id));
+            let admitted = Admitted { classes: [classes; RULE_SETS] };
+            let bytes = address_bytes(address);
+            self.write_making_room(&MapWrite::Admitted(entry.admitted_id, admitted), now)?;
+            self.write_making_room(&allow(bytes, &entry, None), now)?;
+        }
+        Ok(())
+    }
+
+    /// A write that may meet a full map: lapsed names are cleared away once.
+    fn write_making_room(&mut self, write: &MapWrite, now: BootTime) -> Result<(), EndpointError> {
+        match self.store.write(write) {
+            Err(error) if error.is_full() => {
+                self.repair(now)?;
+                Ok(self.store.write(write)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Ids that the kernel does not know get what the old rules say of their names, so that addresses may refer to them
+    /// before the switch.
+    fn admit_fresh_ids(
+        &mut self,
+        desired: &GrantTables,
+        observed: &mut Observed,
+    ) -> Result<(), EndpointError> {
+        for id in desired.admitted.keys() {
+            if observed.admitted.contains_key(id) {
+                continue;
+            }
+            let classes = self.rules.as_ref().map_or(0, |rules| self.grants.classes_of(rules, *id));
+            let admitted = Admitted { classes: [classes; RULE_SETS] };
+            self.store.write(&MapWrite::Admitted(*id, admitted))?;
+            observed.admitted.insert(*id, admitted);
+        }
+        Ok(())
+    }
+
+    fn known_ids(&self) -> BTreeSet<u32> {
+        self.grants.sets().map(|set| set.id).collect()
+    }
+
+    /// Puts ids that are new since `before` on file.
+    fn note_ids(&mut self, before: &BTreeSet<u32>) -> Result<(), EndpointError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let fresh: Vec<Entry> =
+            self.grants.sets().filter(|set: &NameSet| !before.contains(&set.id)).map(Entry::Names).collect();
+        Ok(journal.append(&fresh)?)
+    }
+
+    fn flags(&self, settings: &Settings) -> u64 {
+        let reject = match settings.on_deny {
+            OnDeny::Reject => flags::REJECT,
+            OnDeny::Drop => 0,
+        };
+        let closed = match settings.failure_policy {
+            FailurePolicy::Static => 0,
+            FailurePolicy::Closed => flags::CLOSED,
+        };
+        let inbound = match settings.inbound {
+            Inbound::All => 0,
+            Inbound::Cluster => flags::INBOUND_CLUSTER,
+            Inbound::None => flags::INBOUND_NONE,
+        };
+        reject | closed | inbound | self.link_flags
+    }
+}
+
+const fn mode(mode: KernelMode) -> Mode {
+    match mode {
+        KernelMode::Enforce => Mode::Enforce,
+        KernelMode::Audit => Mode::Audit,
+        KernelMode::NotIsolated => Mode::NotIsolated,
+    }
+}
+
+pub(super) fn allow(
+    address: nameward_abi::Address,
+    entry: &nameward_policy::AllowEntry,
+    known: Option<&Allow>,
+) -> MapWrite {
+    let last_used = known.map_or(0, |known| known.last_used);
+    let expires_at = entry.expires_at.0;
+    MapWrite::Allow(address, Allow { expires_at, last_used, admitted_id: entry.admitted_id, _pad: 0 })
+}
+
+const fn limit_word(reached: LimitReached) -> &'static str {
+    match reached {
+        LimitReached::Names { .. } => "names",
+        LimitReached::Addresses { .. } => "addresses",
+        LimitReached::AddressesPerName { .. } => "addresses of one name",
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;

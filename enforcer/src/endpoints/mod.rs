@@ -1,0 +1,9 @@
+//! One workload's rules, names and kernel state, kept in step. Everything here happens under the endpoint's lock.
+//!
+//! Knows no resolver, no other endpoint, and asks no clock: time is an argument.
+
+mod endpoint;
+pub(crate) mod journal;
+mod upkeep;
+
+pub use endpoint::{Endpoint, EndpointError};

@@ -1,0 +1,158 @@
+//! What has to be done from time to time: what is in use is kept (A5), what is dead goes, what has drifted is put
+//! right and counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nameward_abi::{Admitted, Allow, Flow, FlowKey, FlowState, RULE_SETS, idle};
+use nameward_policy::{BootTime, GrantTables};
+
+use super::{Endpoint, EndpointError, endpoint::allow, journal::Entry};
+use crate::{
+    decisions::ip,
+    kernel::{KernelStore, MapWrite, Observed},
+};
+
+impl<S: KernelStore> Endpoint<S> {
+    /// Extends addresses in use, removes idle flows and lapsed names, repairs what has drifted.
+    ///
+    /// # Errors
+    /// [`EndpointError`]; the next time tries again.
+    pub fn upkeep(&mut self, now: BootTime) -> Result<(), EndpointError> {
+        let observed = self.store.observe()?;
+        let flows = self.store.flows()?;
+        let (live, dead): (Vec<_>, Vec<_>) =
+            flows.into_iter().partition(|(key, flow)| is_live(key, flow, now));
+        for (key, _) in dead.iter().filter(|(_, flow)| flow.state == FlowState::Established as u8) {
+            self.store.write(&MapWrite::ForgetFlow(*key))?;
+        }
+        let mut changed = false;
+        for (address, used) in last_uses(&observed.allow, &live, now) {
+            changed |= self.bindings.touch(address, used);
+        }
+        self.bindings.expire(now);
+        let in_use: BTreeSet<u32> = live.iter().map(|(_, flow)| flow.admitted_id).collect();
+        changed |= self.align(&observed, &in_use, now)?;
+        self.compact(changed)
+    }
+
+    /// Time goes on after the answer path was broken: what would lapse at once is extended by its grace (F1).
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn resume(&mut self, last_beat: BootTime, now: BootTime) -> Result<(), EndpointError> {
+        if !self.bindings.resume(last_beat, now) {
+            return Ok(());
+        }
+        self.repair(now)?;
+        self.compact(true)
+    }
+
+    /// Makes the kernel hold what it should of names, without a look at flows.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub(super) fn repair(&mut self, now: BootTime) -> Result<(), EndpointError> {
+        let observed = self.store.observe()?;
+        let in_use = self.store.flows()?.iter().map(|(_, flow)| flow.admitted_id).collect();
+        self.align(&observed, &in_use, now).map(drop)
+    }
+
+    /// Writes the difference between what the kernel holds and what it should. Returns whether ids were forgotten.
+    fn align(
+        &mut self,
+        observed: &Observed,
+        in_use: &BTreeSet<u32>,
+        now: BootTime,
+    ) -> Result<bool, EndpointError> {
+        let Some(rules) = self.rules().cloned() else { return Ok(false) };
+        let desired = self.grants.desired(&rules, &self.bindings, now);
+        // Also what an address referred to until now: a flow may just have begun under it.
+        let mut referred: BTreeSet<u32> = desired.allow.values().map(|entry| entry.admitted_id).collect();
+        referred.extend(observed.allow.values().map(|allow| allow.admitted_id));
+        referred.extend(in_use);
+        let retired = self.grants.retire(&referred);
+        let slot = observed.switch.slot();
+        self.drift_repairs += drift(&desired, observed, slot);
+        for (id, classes) in desired.admitted.iter().filter(|(id, _)| referred.contains(id)) {
+            if observed.admitted.get(id).map(|admitted| admitted.classes[slot]) != Some(*classes) {
+                self.store.write(&MapWrite::Admitted(*id, Admitted { classes: [*classes; RULE_SETS] }))?;
+            }
+        }
+        for (address, entry) in &desired.allow {
+            let known = observed.allow.get(address);
+            let same = |known: &Allow| {
+                known.admitted_id == entry.admitted_id && known.expires_at == entry.expires_at.0
+            };
+            if !known.is_some_and(same) {
+                self.store.write(&allow(*address, entry, known))?;
+            }
+        }
+        for address in observed.allow.keys().filter(|address| !desired.allow.contains_key(*address)) {
+            self.store.write(&MapWrite::ForgetAllow(*address))?;
+        }
+        for id in observed.admitted.keys().filter(|id| !referred.contains(id)) {
+            self.store.write(&MapWrite::ForgetAdmitted(*id))?;
+        }
+        Ok(!retired.is_empty())
+    }
+
+    /// Writes the file anew when it is long, or when it would not say what was extended or forgotten.
+    fn compact(&mut self, changed: bool) -> Result<(), EndpointError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        if !changed && !journal.is_long() {
+            return Ok(());
+        }
+        let sets = self.grants.sets().filter(|set| !set.names.is_empty()).map(Entry::Names);
+        let entries: Vec<Entry> = sets.chain(self.bindings.iter().cloned().map(Entry::Binding)).collect();
+        Ok(journal.rewrite(&entries)?)
+    }
+}
+
+/// Entries that somebody else changed: classes that were not written so, addresses that are gone. Ids and expiry of
+/// an address change with time and use.
+fn drift(desired: &GrantTables, observed: &Observed, slot: usize) -> u64 {
+    let classes = desired.admitted.iter().filter(|(id, classes)| {
+        observed.admitted.get(id).is_some_and(|admitted| admitted.classes[slot] != **classes)
+    });
+    let lost = desired.allow.keys().filter(|address| !observed.allow.contains_key(*address));
+    (classes.count() + lost.count()) as u64
+}
+
+/// Whether a flow goes on (G4).
+fn is_live(key: &FlowKey, flow: &Flow, now: BootTime) -> bool {
+    let established = flow.state == FlowState::Established as u8;
+    let limit = match key.protocol {
+        6 if established => idle::TCP_ESTABLISHED,
+        6 => idle::TCP_CLOSING,
+        1 | 58 => idle::ICMP,
+        _ if established => idle::UDP_ANSWERED,
+        _ => idle::UDP_OPENING,
+    };
+    now.0.saturating_sub(flow.last_seen) < limit
+}
+
+/// When each address was last used; now, where a live flow goes there. TCP flows of cgroups do not say where they go:
+/// they keep all addresses of their names.
+fn last_uses(
+    allowed: &BTreeMap<nameward_abi::Address, Allow>,
+    live: &[(FlowKey, Flow)],
+    now: BootTime,
+) -> BTreeMap<IpAddr, BootTime> {
+    let mut uses: BTreeMap<IpAddr, BootTime> = allowed
+        .iter()
+        .filter(|(_, allow)| allow.last_used != 0)
+        .map(|(address, allow)| (ip(*address), BootTime(allow.last_used)))
+        .collect();
+    for (key, flow) in live.iter().filter(|(_, flow)| flow.admitted_id != 0) {
+        if key.remote == [0; 16] {
+            let same = allowed.iter().filter(|(_, allow)| allow.admitted_id == flow.admitted_id);
+            uses.extend(same.map(|(address, _)| (ip(*address), now)));
+        } else {
+            uses.insert(ip(key.remote), now);
+        }
+    }
+    uses
+}

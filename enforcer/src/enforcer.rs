@@ -1,0 +1,239 @@
+//! The handle that the rest of a process holds: endpoints by identifier, rules in, grants in, decisions out.
+//!
+//! Each endpoint has its own lock: nobody's lookups wait for another's rules. What is done under it is in
+//! [`crate::endpoints`]; how an endpoint comes and goes is in `attaching`.
+
+mod attaching;
+mod tasks;
+mod views;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use nameward_feed::{Identity, sockets::DnsSocket};
+use nameward_policy::{BootTime, RuleSet, Settings};
+use thiserror::Error;
+use tokio::sync::broadcast;
+
+pub use views::EndpointStatus;
+
+use crate::{
+    GrantRequest, Granted, Refused,
+    decisions::{Decision, DecisionCounts, Decisions},
+    dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
+    endpoints::{Endpoint, EndpointError, journal},
+    kernel::{Attachment, BootNanos, Host, HostOptions, KernelEndpoint, KernelError},
+};
+
+/// Where an enforcer keeps things.
+#[derive(Clone, Debug, Default)]
+pub struct EnforcerOptions {
+    /// Folder of pins.
+    pub host: HostOptions,
+    /// Folder of files that a restart needs; without one, names are forgotten with the process.
+    pub state: Option<PathBuf>,
+    /// The link that interface endpoints' DNS takes; without one their queries are denied.
+    pub dns_link: Option<DnsLinkOptions>,
+}
+
+/// A workload to guard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointConfig {
+    /// Stable identifier.
+    pub uid: Arc<str>,
+    /// What people call it.
+    pub name: String,
+    /// Where it is attached.
+    pub attachment: Attachment,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Limits, trusted DNS servers and the rest of R12.
+    pub settings: Settings,
+    /// Take an interface of a default route or the root cgroup nevertheless.
+    pub allow_host: bool,
+}
+
+/// What can go wrong with an enforcer.
+#[derive(Debug, Error)]
+pub enum EnforcerError {
+    /// Programs, maps, links.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The link for DNS.
+    #[error(transparent)]
+    DnsLink(#[from] DnsLinkError),
+    /// One endpoint.
+    #[error("endpoint {uid}")]
+    Endpoint {
+        /// Which.
+        uid: Arc<str>,
+        /// Cause.
+        source: EndpointError,
+    },
+    /// Sockets or files.
+    #[error("cannot {operation} for endpoint {uid}")]
+    Io {
+        /// Verb and object.
+        operation: &'static str,
+        /// Which endpoint.
+        uid: Arc<str>,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Unknown or removed.
+    #[error("there is no endpoint {uid}")]
+    NoSuchEndpoint {
+        /// As asked.
+        uid: String,
+    },
+    /// More interface endpoints than identity addresses.
+    #[error(
+        "there are no identity addresses left: {} interface endpoints are possible",
+        crate::dns_link::IDENTITIES
+    )]
+    NoIdentity,
+    /// The kernel's identifier of this boot cannot be read.
+    #[error("cannot read the boot's identifier; is /proc mounted?")]
+    Boot(#[source] io::Error),
+}
+
+/// Everything that one process enforces. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Enforcer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    link: Option<DnsLink>,
+    state: Option<PathBuf>,
+    boot: String,
+    endpoints: RwLock<HashMap<Arc<str>, Arc<Guarded>>>,
+    decisions: Decisions,
+}
+
+/// An endpoint and what does not change while it is attached.
+#[derive(Debug)]
+struct Guarded {
+    config: EndpointConfig,
+    number: u64,
+    identity: Vec<Identity>,
+    /// Which identity addresses it has (interfaces).
+    index: Option<u16>,
+    listeners: Vec<DnsSocket>,
+    endpoint: Mutex<Endpoint<KernelEndpoint>>,
+}
+
+impl Guarded {
+    fn lock(&self) -> MutexGuard<'_, Endpoint<KernelEndpoint>> {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Enforcer {
+    /// Opens what the endpoints of this instance share. What an earlier process attached goes on as it was; it is
+    /// taken up when [`apply_endpoint`](Self::apply_endpoint) names it.
+    ///
+    /// # Errors
+    /// [`EnforcerError`].
+    pub fn open(options: EnforcerOptions) -> Result<Self, EnforcerError> {
+        let host = Arc::new(Host::open(&options.host)?);
+        let link = options.dns_link.map(|link| DnsLink::open(link, &host)).transpose()?;
+        Ok(Self(Arc::new(Inner {
+            host,
+            link,
+            state: options.state,
+            boot: journal::boot_id().map_err(EnforcerError::Boot)?,
+            endpoints: RwLock::default(),
+            decisions: Decisions::default(),
+        })))
+    }
+
+    /// Puts rules into force. Resolvers must have forgotten older generations before (`FeedClient::revoke`), and learn
+    /// of the new one afterwards. Returns the new generation.
+    ///
+    /// # Errors
+    /// [`EnforcerError`]; then the old rules are in force as before.
+    pub fn apply_rules(&self, uid: &str, rules: Arc<RuleSet>) -> Result<u32, EnforcerError> {
+        let guarded = self.guarded(uid)?;
+        let applied = guarded.lock().apply(rules, now());
+        applied.map_err(|source| EnforcerError::Endpoint { uid: guarded.config.uid.clone(), source })
+    }
+
+    /// The generation that the next rules of an endpoint will have.
+    ///
+    /// # Errors
+    /// [`EnforcerError::NoSuchEndpoint`].
+    pub fn next_generation(&self, uid: &str) -> Result<u32, EnforcerError> {
+        Ok(self.guarded(uid)?.lock().next_generation())
+    }
+
+    /// Makes addresses usable; when it returns, they are (G1).
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn grant(&self, request: &GrantRequest) -> Result<Granted, Refused> {
+        let guarded = self
+            .guarded(&request.endpoint)
+            .map_err(|_| Refused::NoSuchEndpoint { uid: request.endpoint.to_string() })?;
+        let granted = guarded.lock().grant(request, now());
+        match &granted {
+            Ok(granted) => {
+                tracing::debug!(endpoint = &*request.endpoint, name = request.name, ?granted.usable_for, "granted");
+            }
+            Err(refused) => {
+                tracing::debug!(endpoint = &*request.endpoint, name = request.name, %refused, "not granted");
+            }
+        }
+        granted
+    }
+
+    /// Follows decisions from here on.
+    pub fn decisions(&self) -> broadcast::Receiver<Arc<Decision>> {
+        self.0.decisions.subscribe()
+    }
+
+    /// Counts of decisions.
+    pub fn decision_counts(&self) -> DecisionCounts {
+        self.0.decisions.counts()
+    }
+
+    /// Copies of all DNS sockets, for a resolver in this process or another.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn dns_sockets(&self) -> io::Result<Vec<DnsSocket>> {
+        let mut sockets = match &self.0.link {
+            Some(link) => link.sockets()?,
+            None => Vec::new(),
+        };
+        for guarded in self.all() {
+            for one in &guarded.listeners {
+                let socket = one.socket.try_clone()?;
+                sockets.push(DnsSocket { transport: one.transport, server: one.server, socket });
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn guarded(&self, uid: &str) -> Result<Arc<Guarded>, EnforcerError> {
+        let endpoints = self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        endpoints.get(uid).cloned().ok_or_else(|| EnforcerError::NoSuchEndpoint { uid: uid.into() })
+    }
+
+    fn all(&self) -> Vec<Arc<Guarded>> {
+        let endpoints = self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = endpoints.values().cloned().collect();
+        all.sort_by(|one, other| one.config.uid.cmp(&other.config.uid));
+        all
+    }
+}
+
+/// The kernel's clock, as `policy` counts it.
+fn now() -> BootTime {
+    BootTime(BootNanos::now().0)
+}

@@ -1,0 +1,206 @@
+//! How endpoints come, are taken up again, and go.
+
+use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc, sync::Mutex, sync::PoisonError};
+
+use nameward_abi::{DnsRedirect, Identity as AnswersTo, flags};
+use nameward_feed::{Identity, sockets::DnsSocket};
+
+use super::{EndpointConfig, Enforcer, EnforcerError, Guarded};
+use crate::{
+    dns_link::{DnsLink, IDENTITIES},
+    endpoints::{
+        Endpoint,
+        journal::{Entry, Journal},
+    },
+    kernel::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, interface_index, is_layer3},
+    loopback_dns::LoopbackDns,
+};
+
+/// What brings an endpoint's DNS to a resolver.
+struct DnsRoad {
+    redirect: DnsRedirect,
+    identity: Vec<Identity>,
+    index: Option<u16>,
+    listeners: Vec<DnsSocket>,
+}
+
+impl Enforcer {
+    /// Attaches an endpoint, or takes it up as it is: names, rules and flows of an earlier process go on. Until
+    /// [`apply_rules`](Enforcer::apply_rules), a new one denies everything.
+    ///
+    /// # Errors
+    /// [`EnforcerError`]; a new endpoint then leaves nothing behind.
+    pub fn apply_endpoint(&self, config: EndpointConfig) -> Result<(), EnforcerError> {
+        let uid = config.uid.clone();
+        if self.guarded(&uid).is_ok_and(|known| known.config == config) {
+            return Ok(());
+        }
+        let before = self.0.host.open_endpoint(&uid).and_then(|endpoint| endpoint.config()).ok();
+        let road = self.dns_road(&config, before.map(|config| config.dns).as_ref())?;
+        let spec = EndpointSpec {
+            addresses: config.addresses.clone(),
+            dns: road.redirect,
+            sizes: MapSizes {
+                addresses: config.settings.limits.addresses,
+                flows: config.settings.limits.flows,
+                ..MapSizes::default()
+            },
+            allow_host: config.allow_host,
+            ..EndpointSpec::new(&*uid, config.attachment.clone())
+        };
+        let store = self.0.host.attach(&spec)?;
+        let number = store.number();
+        let endpoint = self.open_endpoint(&config, store)?;
+        let DnsRoad { identity, index, listeners, .. } = road;
+        let guarded = Guarded { config, number, identity, index, listeners, endpoint: Mutex::new(endpoint) };
+        let mut endpoints = self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.insert(uid, Arc::new(guarded));
+        Ok(())
+    }
+
+    /// Detaches an endpoint and frees all it had. Also one that only an earlier process knew.
+    ///
+    /// # Errors
+    /// [`EnforcerError::Kernel`].
+    pub fn remove_endpoint(&self, uid: &str) -> Result<(), EnforcerError> {
+        let known = self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.0.host.remove(uid)?;
+        if let Some(guarded) = known {
+            guarded.lock().forget_journal();
+            if let Some((four, six)) = guarded.index.map(DnsLink::identity) {
+                self.0.host.forget_identity(four.into());
+                self.0.host.forget_identity(six.into());
+            }
+        } else if let Some(path) = self.journal_path(uid)
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(endpoint = uid, %error, "a file of names of a removed endpoint stays");
+        }
+        Ok(())
+    }
+
+    /// Identifiers of all endpoints that are attached, also of those that only an earlier process knew.
+    ///
+    /// # Errors
+    /// [`EnforcerError::Kernel`].
+    pub fn attached(&self) -> Result<Vec<String>, EnforcerError> {
+        Ok(self.0.host.endpoints()?)
+    }
+
+    /// Takes everything of this instance away: endpoints, links, maps, files.
+    ///
+    /// # Errors
+    /// The first [`EnforcerError`]; the rest is taken away nevertheless.
+    pub fn remove_all(&self) -> Result<(), EnforcerError> {
+        let mut result = Ok(());
+        for uid in self.attached()? {
+            result = result.and(self.remove_endpoint(&uid));
+        }
+        if let Some(link) = &self.0.link {
+            result = result.and(link.remove().map_err(Into::into));
+        }
+        result.and(self.0.host.remove_all().map_err(Into::into))
+    }
+
+    fn open_endpoint(
+        &self,
+        config: &EndpointConfig,
+        store: KernelEndpoint,
+    ) -> Result<Endpoint<KernelEndpoint>, EnforcerError> {
+        let (journal, known) = self.open_journal(&config.uid)?;
+        let link_flags = match &config.attachment {
+            Attachment::Interface { name } if is_layer3(name)? => flags::LAYER3,
+            Attachment::Interface { .. } | Attachment::Cgroup { .. } => 0,
+        };
+        Endpoint::new(store, config.settings.limits, journal, &known, link_flags)
+            .map_err(|source| EnforcerError::Endpoint { uid: config.uid.clone(), source })
+    }
+
+    fn open_journal(&self, uid: &Arc<str>) -> Result<(Option<Journal>, Vec<Entry>), EnforcerError> {
+        let Some(path) = self.journal_path(uid) else { return Ok((None, Vec::new())) };
+        let (journal, known) = Journal::open(&path, &self.0.boot).map_err(|source| EnforcerError::Io {
+            operation: "open the file of names",
+            uid: uid.clone(),
+            source,
+        })?;
+        Ok((Some(journal), known))
+    }
+
+    fn journal_path(&self, uid: &str) -> Option<PathBuf> {
+        let name: String = uid
+            .bytes()
+            .map(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => (byte as char).to_string(),
+                other => format!("~{other:02x}"),
+            })
+            .collect();
+        Some(self.0.state.as_ref()?.join(format!("{name}.names")))
+    }
+
+    fn dns_road(
+        &self,
+        config: &EndpointConfig,
+        before: Option<&DnsRedirect>,
+    ) -> Result<DnsRoad, EnforcerError> {
+        match (&config.attachment, &self.0.link) {
+            (Attachment::Interface { name }, Some(link)) => self.link_road(config, name, link, before),
+            (Attachment::Interface { .. }, None) => Ok(DnsRoad {
+                redirect: DnsRedirect::default(),
+                identity: Vec::new(),
+                index: None,
+                listeners: Vec::new(),
+            }),
+            (Attachment::Cgroup { .. }, _) => {
+                let failed = |source| EnforcerError::Io {
+                    operation: "listen for DNS",
+                    uid: config.uid.clone(),
+                    source,
+                };
+                let dns = LoopbackDns::open(&config.settings.dns.trusted, before).map_err(failed)?;
+                let identity = dns.identity();
+                Ok(DnsRoad { redirect: dns.redirect, identity, index: None, listeners: dns.sockets })
+            }
+        }
+    }
+
+    fn link_road(
+        &self,
+        config: &EndpointConfig,
+        interface: &str,
+        link: &DnsLink,
+        before: Option<&DnsRedirect>,
+    ) -> Result<DnsRoad, EnforcerError> {
+        let index = self.identity_index(&config.uid, before)?;
+        let (four, six) = DnsLink::identity(index);
+        let answers = AnswersTo { ifindex: interface_index(interface)?, receive: 0 };
+        let addresses: [IpAddr; 2] = [four.into(), six.into()];
+        for address in addresses {
+            self.0.host.set_identity(address, answers)?;
+        }
+        Ok(DnsRoad {
+            redirect: link.redirect(index),
+            identity: addresses.map(Identity::Address).to_vec(),
+            index: Some(index),
+            listeners: Vec::new(),
+        })
+    }
+
+    /// The index an endpoint had, or one that no attached endpoint has.
+    fn identity_index(&self, uid: &str, before: Option<&DnsRedirect>) -> Result<u16, EnforcerError> {
+        if let Some(index) = before.and_then(index_of) {
+            return Ok(index);
+        }
+        let mut taken: BTreeSet<u16> = self.all().iter().filter_map(|guarded| guarded.index).collect();
+        for other in self.attached()?.iter().filter(|other| *other != uid) {
+            let config = self.0.host.open_endpoint(other).and_then(|endpoint| endpoint.config());
+            taken.extend(config.ok().as_ref().and_then(|config| index_of(&config.dns)));
+        }
+        (1..=IDENTITIES).find(|index| !taken.contains(index)).ok_or(EnforcerError::NoIdentity)
+    }
+}
+
+fn index_of(redirect: &DnsRedirect) -> Option<u16> {
+    let [.., high, low] = redirect.identity4;
+    Some(u16::from_be_bytes([high, low]) & 0x7fff).filter(|index| *index != 0)
+}

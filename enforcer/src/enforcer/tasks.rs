@@ -1,0 +1,157 @@
+//! What an enforcer does by itself: it reads events, beats, and looks after its endpoints.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use nameward_abi::Event;
+use nameward_policy::{BootTime, Destination};
+use tokio::task::JoinSet;
+
+use super::{Enforcer, EnforcerError, Guarded, now};
+use crate::{
+    decisions::{Context, ip},
+    heartbeat::{self, AnswerPath},
+    kernel::{BootNanos, EventReader},
+};
+
+/// How often endpoints are asked whether something is about to lapse.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Something that lapses within this time is looked after now.
+const AHEAD: Duration = Duration::from_secs(2);
+/// Every endpoint is looked after this often: idle flows, drift.
+const UPKEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// The answer path of an enforcer: itself, and whether somebody says that a resolver is there.
+struct Path<F> {
+    enforcer: Enforcer,
+    resolver_is_alive: F,
+}
+
+impl Enforcer {
+    /// Starts reading events, beating and upkeep. `resolver_is_alive` is asked ten times a second; while it says no,
+    /// expiry is frozen. None of the tasks ends by itself: the end of one is a fault.
+    ///
+    /// # Errors
+    /// [`EnforcerError::Kernel`] when the ring of events cannot be read.
+    pub fn start(
+        &self,
+        resolver_is_alive: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<JoinSet<&'static str>, EnforcerError> {
+        let mut tasks = JoinSet::new();
+        let events = self.0.host.events()?;
+        let reader = self.clone();
+        tasks.spawn(async move {
+            reader.read(events).await;
+            "events"
+        });
+        let path = Arc::new(Path { enforcer: self.clone(), resolver_is_alive });
+        let host = Arc::clone(&self.0.host);
+        tasks.spawn(async move {
+            heartbeat::run(host, path).await;
+            "heartbeat"
+        });
+        let keeper = self.clone();
+        tasks.spawn(async move {
+            keeper.keep().await;
+            "upkeep"
+        });
+        Ok(tasks)
+    }
+
+    async fn read(&self, mut reader: EventReader) {
+        loop {
+            match reader.next().await {
+                Ok(events) => events.iter().for_each(|event| self.tell(event)),
+                Err(error) => {
+                    tracing::error!(%error, "events cannot be read any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        let Some(guarded) = self.all().into_iter().find(|guarded| guarded.number == event.endpoint_id) else {
+            self.0.decisions.orphan();
+            return;
+        };
+        let context = context(&guarded, event);
+        self.0.decisions.tell(event, wall_clock(event.at), context);
+    }
+
+    async fn keep(&self) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        let mut all_done = Instant::now();
+        loop {
+            tick.tick().await;
+            let everything = all_done.elapsed() >= UPKEEP_EVERY;
+            if everything {
+                all_done = Instant::now();
+            }
+            for guarded in self.all() {
+                look_after(&guarded, everything);
+            }
+        }
+    }
+}
+
+impl<F: Fn() -> bool + Send + Sync> AnswerPath for Path<F> {
+    fn is_whole(&self) -> bool {
+        (self.resolver_is_alive)()
+    }
+
+    fn resume(&self, last_beat: BootNanos, now: BootNanos) {
+        for guarded in self.enforcer.all() {
+            if let Err(error) = guarded.lock().resume(BootTime(last_beat.0), BootTime(now.0)) {
+                tracing::warn!(endpoint = &*guarded.config.uid, %error, "what lapsed meanwhile was not extended");
+            }
+        }
+    }
+}
+
+fn look_after(guarded: &Guarded, anyway: bool) {
+    let now = now();
+    let mut endpoint = guarded.lock();
+    if !anyway && !endpoint.lapses_before(now, now.saturating_add(AHEAD)) {
+        return;
+    }
+    let repairs = endpoint.drift_repairs();
+    if let Err(error) = endpoint.upkeep(now) {
+        tracing::warn!(endpoint = &*guarded.config.uid, %error, "upkeep failed, it is tried again");
+    }
+    if endpoint.drift_repairs() != repairs {
+        let found = endpoint.drift_repairs() - repairs;
+        tracing::warn!(
+            endpoint = &*guarded.config.uid,
+            found,
+            "somebody else changed the kernel's tables: repaired"
+        );
+    }
+}
+
+fn context(guarded: &Guarded, event: &Event) -> Context {
+    let endpoint = guarded.lock();
+    let remote: IpAddr = ip(event.remote);
+    let port = u16::from_be_bytes(event.remote_port);
+    let explained = endpoint.explain(&Destination::Address(remote), event.protocol, port, now());
+    let policy = explained
+        .and_then(|explained| explained.rules.into_iter().next())
+        .map(|rule| format!("{} rule {}", rule.policy, rule.rule));
+    Context {
+        endpoint: guarded.config.uid.clone(),
+        name: endpoint.last_name(remote).map(|name| name.as_str().to_owned()),
+        policy,
+    }
+}
+
+/// The wall clock's time of a moment of the kernel's clock.
+fn wall_clock(at: u64) -> Timestamp {
+    let ago = BootNanos::now().since(BootNanos(at));
+    let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::ZERO);
+    let now = Timestamp::now();
+    now.checked_sub(ago).unwrap_or(now)
+}
