@@ -131,8 +131,11 @@ fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
         }
     };
     packet.l3 = header;
-    match packet.ethertype {
-        [0x08, 0x00] | [0x86, 0xdd] => parse_ip(skb, packet, length - header),
-        _ => Some(Reason::NotIp),
-    }
+    let version = match packet.ethertype {
+        [0x08, 0x00] => 4,
+        [0x86, 0xdd] => 6,
+        _ => return Some(Reason::NotIp),
+    };
+    let refused = parse_ip(skb, packet, length - header);
+    if packet.family == version { refused } else { Some(Reason::Malformed) }
 }

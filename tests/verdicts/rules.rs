@@ -1,0 +1,209 @@
+//! What rules allow and deny: reasons, counters, events.
+
+use nameward_abi::{Direction, Mode, Reason, Verdict, flags};
+use nameward_enforcer::kernel::BootNanos;
+
+use crate::{
+    lab::*,
+    packets::{Flag, echo, ethernet, raw, tcp, udp},
+};
+
+fn syn(to: &str, port: u16) -> Vec<u8> {
+    let from = if to.contains(':') { OWN6 } else { OWN4 };
+    tcp((from, 40_000), (to, port), Flag::Syn)
+}
+
+// G2, G5
+#[test]
+fn names_and_blocks_open_their_ports_only() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    for named in [NAMED4, NAMED6] {
+        lab.sends(&syn(named, 443), PASS, Reason::Name);
+        lab.sends(&syn(named, 8_083), PASS, Reason::Name);
+        lab.sends(&syn(named, 8_088), REDIRECT, Reason::Port);
+        lab.sends(&syn(named, 80), REDIRECT, Reason::Port);
+    }
+    lab.sends(&udp((OWN4, 40_000), (NAMED4, 443), b"x"), PASS, Reason::Name);
+    for block in [BLOCK4, BLOCK6] {
+        lab.sends(&syn(block, 443), PASS, Reason::Cidr);
+        lab.sends(&syn(block, 22), REDIRECT, Reason::Port);
+    }
+    lab.sends(&udp((OWN4, 40_000), (BLOCK4, 443), b"x"), REDIRECT, Reason::Port);
+    lab.sends(&syn(CLUSTER4, 443), PASS, Reason::Cluster);
+    for unknown in [UNKNOWN4, UNKNOWN6] {
+        lab.sends(&syn(unknown, 443), REDIRECT, Reason::NoMatch);
+    }
+}
+
+// R2, R4
+#[test]
+fn denies_win_and_reach_into_embedded_addresses() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.sends(&syn(DENIED4, 443), REDIRECT, Reason::DeniedCidr);
+    lab.sends(&echo(OWN4, DENIED4, 1, true), REDIRECT, Reason::DeniedCidr);
+    // B23: NAT64, 6to4 and Teredo addresses of 192.0.2.5, all of them in an allowed block.
+    lab.cidr("2000::", 3, WEB, 0, 0);
+    lab.cidr("64:ff9b::", 96, WEB, 0, 0);
+    for embedded in ["64:ff9b::192.0.2.5", "2002:c000:205::1", "2001:0:1:2:3:4:3fff:fdfa"] {
+        lab.sends(&syn(embedded, 443), REDIRECT, Reason::DeniedCidr);
+    }
+    lab.sends(&syn("2002:c000:305::1", 443), PASS, Reason::Cidr);
+    // Allows match the literal address only.
+    lab.sends(&syn("64:ff9b::198.51.100.9", 80), REDIRECT, Reason::Port);
+}
+
+// G3, F1
+#[test]
+fn grants_expire_by_the_heartbeat_or_by_the_clock() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let now = BootNanos::now().0;
+    lab.grant(NAMED4, NAME_ID, now - 1);
+    lab.beat(now);
+    lab.sends(&syn(NAMED4, 443), REDIRECT, Reason::Expired);
+    // The beat stopped before the end: what was live stays live.
+    lab.beat(now - 10);
+    lab.sends(&syn(NAMED4, 443), PASS, Reason::Name);
+    lab.switch(0, Mode::Enforce, flags::REJECT | flags::CLOSED, 1);
+    lab.sends(&syn(NAMED4, 443), REDIRECT, Reason::Expired);
+}
+
+// G10
+#[test]
+fn rule_sets_switch_with_one_word() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(1, Mode::Enforce, flags::REJECT, 2);
+    lab.sends(&syn(NAMED4, 443), REDIRECT, Reason::NoMatch);
+    lab.sends(&syn(BLOCK4, 443), REDIRECT, Reason::NoMatch);
+    lab.sends(&syn(DENIED4, 443), REDIRECT, Reason::NoMatch);
+    lab.switch(0, Mode::Enforce, flags::REJECT, 3);
+    lab.sends(&syn(NAMED4, 443), PASS, Reason::Name);
+}
+
+// G5, G6, R6
+#[test]
+fn modes_change_what_is_done_and_not_the_reason() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(0, Mode::Enforce, 0, 1);
+    lab.sends(&syn(UNKNOWN4, 443), DROP, Reason::NoMatch);
+    lab.switch(0, Mode::Audit, flags::REJECT, 1);
+    lab.events();
+    lab.sends(&syn(UNKNOWN4, 444), PASS, Reason::NoMatch);
+    let events = lab.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].verdict, Verdict::WouldDeny as u8);
+    lab.switch(0, Mode::NoPolicyYet, 0, 0);
+    lab.sends(&syn(NAMED4, 443), DROP, Reason::NoPolicyYet);
+    lab.receives(&tcp((UNKNOWN4, 1), (OWN4, 80), Flag::Syn), DROP, Reason::NoPolicyYet);
+    // R1: who is not isolated may do everything but what is denied.
+    lab.switch(0, Mode::NotIsolated, 0, 1);
+    lab.sends(&syn(UNKNOWN4, 445), PASS, Reason::NotIsolated);
+    lab.sends(&raw(OWN4, UNKNOWN4, 47, b"gre"), PASS, Reason::NotIsolated);
+    lab.sends(&syn(DENIED4, 443), DROP, Reason::DeniedCidr);
+}
+
+// B2, B25
+#[test]
+fn protocols_need_rules() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.sends(&echo(OWN4, BLOCK4, 9, true), PASS, Reason::Cidr);
+    lab.sends(&echo(OWN6, BLOCK6, 9, true), PASS, Reason::Cidr);
+    lab.sends(&echo(OWN4, NAMED4, 9, true), REDIRECT, Reason::Port);
+    lab.sends(&raw(OWN4, BLOCK4, 50, b"sealed packet"), PASS, Reason::Cidr);
+    lab.sends(&raw(OWN4, UNKNOWN4, 47, b"some bytes of gre"), REDIRECT, Reason::Protocol);
+    lab.sends(&raw(OWN4, UNKNOWN4, 255, b"some raw bytes"), REDIRECT, Reason::Protocol);
+    // ICMP messages that are neither echoes nor errors: a timestamp request, an ICMPv6 message in IPv4.
+    lab.sends(&raw(OWN4, BLOCK4, 1, &[13, 0, 0, 0, 0, 0, 0, 0]), REDIRECT, Reason::Protocol);
+    lab.sends(&raw(OWN4, BLOCK4, 58, &[128, 0, 0, 0, 0, 0, 0, 0]), REDIRECT, Reason::Protocol);
+    lab.sends(&syn(UNKNOWN4, 853), REDIRECT, Reason::DnsElsewhere);
+    lab.sends(&ethernet([0x88, 0xcc]), DROP, Reason::NotIp);
+    lab.sends(&[ethernet([0x81, 0]), vec![0; 46]].concat(), DROP, Reason::NotIp);
+}
+
+// G7, B20
+#[test]
+fn sources_must_be_own_addresses() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    for (from, to) in [("10.0.0.3", NAMED4), ("0.0.0.0", NAMED4), ("2001:db8:1::3", NAMED6), ("::", NAMED6)] {
+        lab.sends(&tcp((from, 40_000), (to, 443), Flag::Syn), DROP, Reason::SpoofedSource);
+    }
+    // Not even who is not isolated may forge.
+    lab.switch(0, Mode::NotIsolated, 0, 1);
+    lab.sends(&tcp(("10.0.0.3", 1), (NAMED4, 443), Flag::Syn), DROP, Reason::SpoofedSource);
+}
+
+// B40
+#[test]
+fn frames_of_bridge_ports_go_to_the_gateway() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.configure(|config| config.gateway_mac = crate::packets::GATEWAY_MAC);
+    lab.sends(&syn(NAMED4, 443), PASS, Reason::Name);
+    lab.configure(|config| config.gateway_mac = [2, 9, 9, 9, 9, 9]);
+    lab.sends(&syn(NAMED4, 444), DROP, Reason::ForeignMac);
+}
+
+// G8
+#[test]
+fn events_tell_who_what_and_why_and_are_folded() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let frame = syn(UNKNOWN4, 443);
+    for _ in 0..5 {
+        lab.sends(&frame, REDIRECT, Reason::NoMatch);
+    }
+    let events = lab.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event = events[0];
+    assert_eq!((event.endpoint_id, event.packets, event.bytes), (42, 1, 40));
+    assert_eq!((event.local, event.remote), (address(OWN4), address(UNKNOWN4)));
+    assert_eq!((event.local_port, event.remote_port), (40_000u16.to_be_bytes(), 443u16.to_be_bytes()));
+    assert_eq!((event.protocol, event.reason), (TCP, Reason::NoMatch as u8));
+    assert_eq!((event.verdict, event.direction), (Verdict::Deny as u8, Direction::Egress as u8));
+    assert_eq!(event.generation, 1);
+    assert_eq!(lab.counters()[Reason::NoMatch as usize].packets, 5);
+    lab.sends(&syn(NAMED4, 443), PASS, Reason::Name);
+    let events = lab.events();
+    assert_eq!(events.len(), 1, "a connection that begins is told: {events:?}");
+    assert_eq!((events[0].admitted_id, events[0].verdict), (NAME_ID, Verdict::Pass as u8));
+}
+
+// B30
+#[test]
+fn a_flood_of_denials_spends_its_own_tokens() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.configure(|config| (config.events_per_second, config.events_burst) = (1, 10));
+    for port in 1..=100 {
+        lab.egress(&syn(UNKNOWN4, port));
+    }
+    assert_eq!(lab.counters()[Reason::NoMatch as usize].packets, 99, "one of them is port 53");
+    assert!((10..=12).contains(&lab.events().len()));
+    assert!(lab.budget().lost >= 87);
+}
