@@ -126,6 +126,10 @@ fn judge_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
         return if reason == Reason::NotIsolated { reason } else { Reason::Protocol };
     }
     if !reason.allows() {
+        // What audit lets through goes on as one flow, told of once.
+        if matches!(endpoint.switch.mode(), Mode::Audit) {
+            let _ = flows::begin(endpoint, packet, &key, reason);
+        }
         return reason;
     }
     if flows::are_full(endpoint.now) && flow.is_null() {
@@ -151,6 +155,10 @@ fn judge_known(endpoint: &Endpoint, packet: &mut Packet, key: &FlowKey, flow: *m
     // SAFETY: a live value.
     let (generation, admitted_by) = unsafe { ((*flow).generation, (*flow).admitted_by) };
     let inbound = admitted_by == Reason::Reply as u8;
+    let audited = Reason::from_number(admitted_by).filter(|reason| !reason.allows());
+    if audited.is_some() && !matches!(endpoint.switch.mode(), Mode::Audit) {
+        return None;
+    }
     // SAFETY: as above.
     packet.admitted_id = unsafe { (*flow).admitted_id };
     if generation != endpoint.switch.generation() {
@@ -174,7 +182,8 @@ fn judge_known(endpoint: &Endpoint, packet: &mut Packet, key: &FlowKey, flow: *m
     if !flows::follow(endpoint, packet, key, flow, Direction::Egress) {
         return Some(Reason::FlowsFull);
     }
-    Some(if inbound { Reason::Reply } else { Reason::Flow })
+    packet.continues = true;
+    Some(audited.unwrap_or(if inbound { Reason::Reply } else { Reason::Flow }))
 }
 
 /// Known flow, else what `inbound` says (G9).

@@ -25,7 +25,7 @@ pub fn report(endpoint: &Endpoint, packet: &Packet, reason: Reason, verdict: Ver
         }
     }
     let denied = !matches!(verdict, Verdict::Pass);
-    if denied || (packet.begins && begins_are_told(reason)) {
+    if (denied && !packet.continues) || (packet.begins && begins_are_told(reason)) {
         let codes = reason as u32 | ((verdict as u32) << 8) | ((direction as u32) << 16);
         tell(endpoint, packet, codes);
     }

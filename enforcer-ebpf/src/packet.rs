@@ -77,7 +77,9 @@ pub struct Packet {
     pub hop_by_hop: u8,
     /// Filled in by `decide`: the packet begins something, so that it is worth an event though it passes.
     pub begins: bool,
-    pub _pad: [u8; 2],
+    /// Filled in by `decide`: the packet belongs to a flow that was told of when it began.
+    pub continues: bool,
+    pub _pad: u8,
     /// Zero, which the verifier must not know; see [`Packet::forget`].
     pub zero: u32,
 }
@@ -104,7 +106,8 @@ impl Packet {
             hop_limit: 0,
             hop_by_hop: 0,
             begins: false,
-            _pad: [0; 2],
+            continues: false,
+            _pad: 0,
             zero: 0,
         }
     }

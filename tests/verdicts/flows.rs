@@ -240,3 +240,23 @@ fn echoes_are_answered() {
     }
     assert!(lab.flows().0.is_empty(), "ICMP never takes a place among the established");
 }
+
+// R6
+#[test]
+fn audit_tells_once_of_a_connection_and_lets_its_answers_in() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let audit = flags::REJECT | flags::INBOUND_NONE;
+    lab.switch(0, Mode::Audit, audit, 1);
+    let server = (UNKNOWN4, 443);
+    lab.sends(&tcp(CLIENT, server, Flag::Syn), PASS, Reason::NoMatch);
+    lab.receives(&tcp(server, CLIENT, Flag::SynAck), PASS, Reason::Flow);
+    lab.change_flows(|flow| flow.last_seen -= 2_000_000_000);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), PASS, Reason::NoMatch);
+    assert_eq!(lab.events().len(), 1);
+    // When it is enforced, what audit let through ends.
+    lab.switch(0, Mode::Enforce, audit, 1);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), REDIRECT, Reason::NoMatch);
+}
