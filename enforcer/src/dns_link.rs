@@ -13,7 +13,10 @@ use std::{
 
 use nameward_abi::{DnsRedirect, TRUSTED_SERVERS, TrustedServer};
 use nameward_feed::sockets::{DnsSocket, Transport};
-use rtnetlink::{LinkUnspec, LinkVeth, packet_route::link::LinkAttribute};
+use rtnetlink::{
+    LinkUnspec, LinkVeth,
+    packet_route::{address::AddressHeaderFlags, link::LinkAttribute},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -233,7 +236,10 @@ fn far_end(far: &str, namespace: &NamedNamespace) -> io::Result<[u8; 6]> {
             let Near { index, mac } = find(&handle, far).await.ok_or(rtnetlink::Error::RequestFailed)?;
             // The prefixes cover the identity addresses: they are reached without further routes.
             handle.address().add(index, RESOLVER4.into(), 16).replace().execute().await?;
-            handle.address().add(index, RESOLVER6.into(), 64).replace().execute().await?;
+            let mut six = handle.address().add(index, RESOLVER6.into(), 64).replace();
+            // Usable at once: nobody else can have it here.
+            six.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            six.execute().await?;
             Ok(mac)
         })
     })
