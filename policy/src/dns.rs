@@ -311,19 +311,14 @@ impl DnsRules {
         let namespaced = service.and_then(|front| front.rsplit_once('.')).map(|(front, _)| front);
         [Some(front), service, namespaced].into_iter().flatten().any(|candidate| {
             let public = || psl::suffix(candidate.as_bytes()).is_some_and(|suffix| suffix.is_known());
-            let found = self.look_up_named(candidate);
+            let found = self.look_up(candidate);
             candidate.contains('.') && found.classes != 0 && found.denied.is_none() && public()
         })
     }
 
     /// The union of all patterns that match.
     fn look_up(&self, name: &str) -> Leaf {
-        self.look_up_named(name).union(self.any)
-    }
-
-    /// The union of all patterns that match, but `*`.
-    fn look_up_named(&self, name: &str) -> Leaf {
-        let mut found = self.nodes.get(name).map_or(Leaf::default(), |node| node.exact);
+        let mut found = self.nodes.get(name).map_or(self.any, |node| node.exact.union(self.any));
         let mut rest = name;
         while let Some((_, parent)) = rest.split_once('.') {
             if let Some(node) = self.nodes.get(parent) {

@@ -86,16 +86,13 @@ fn flatten_protocol(sets: &[PortSet], protocol: u8, prefixes: &mut BTreeMap<Port
         .collect();
     bounds.sort_unstable();
     bounds.dedup();
-    let mut runs: Vec<(u32, u32, u64)> = Vec::new();
+    // Every bound changes some class: no two neighbours say the same.
     for pair in bounds.windows(2) {
         let (start, end) = (pair[0], pair[1]);
         let here = classes(sets, |set| u16::try_from(start).is_ok_and(|port| set.contains(protocol, port)));
-        match runs.last_mut() {
-            Some(run) if run.2 == here => run.1 = end,
-            _ => runs.push((start, end, here)),
+        if here == whole {
+            continue;
         }
-    }
-    for (start, end, here) in runs.into_iter().filter(|run| run.2 != whole) {
         for (port, bits) in aligned_blocks(start, end) {
             prefixes.insert(PortPrefix { bits, protocol, port }, here);
         }
@@ -138,6 +135,28 @@ mod tests {
             PortSet::new(&[PortSpec::all(Protocol::Number(6))], false)
         );
         assert!(PortSet::new(&[tcp(5, 4)], false).is_empty() && PortSet::new(&[], false).is_empty());
+    }
+
+    #[test]
+    fn what_says_the_same_is_one_prefix() {
+        // Two classes over the same ports, one written in two ranges.
+        let tcp = |first, last| PortSpec::range(Protocol::Tcp, first, last);
+        let sets = [PortSet::new(&[tcp(0, 1023)], false), PortSet::new(&[tcp(0, 511), tcp(512, 1023)], true)];
+        let flat = flatten(&sets);
+        assert_eq!(
+            flat.into_iter().map(|(prefix, classes)| (prefix.bits, classes)).collect::<Vec<_>>(),
+            [(8, 0), (14, 3)]
+        );
+        // A class of its own that ends inside another is cut there, and nowhere else.
+        let cut = flatten(&[PortSet::new(&[tcp(0, 1023)], false), PortSet::new(&[tcp(0, u16::MAX)], false)]);
+        assert_eq!(
+            cut.into_iter().map(|(prefix, classes)| (prefix.bits, classes)).collect::<Vec<_>>(),
+            [(8, 2), (14, 3)]
+        );
+        // Bounds of another class that changes nothing there, a wildcard's, cut nothing.
+        let any = PortSet::new(&[PortSpec::all(Protocol::Any)], false);
+        let with_any = flatten(&[any, PortSet::new(&[tcp(1, 2)], false)]);
+        assert_eq!(with_any.len(), 4, "{with_any:?}");
     }
 
     #[test]

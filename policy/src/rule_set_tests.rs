@@ -92,6 +92,16 @@ fn exceptions_belong_to_their_block() {
 }
 
 #[test]
+fn a_prefix_that_says_what_it_lies_in_is_left_out() {
+    let kernel = isolated(&[
+        rule(Effect::Allow, block("10.0.0.0/8", &[]), &[tcp(443)]),
+        rule(Effect::Allow, block("10.1.0.0/16", &["10.1.1.0/24"]), &[tcp(443)]),
+        rule(Effect::Allow, block("10.2.0.0/16", &[]), &[tcp(80)]),
+    ]);
+    assert_eq!(kernel.cidrs.keys().map(|(bits, _)| *bits).collect::<Vec<_>>(), [96 + 8, 96 + 16]);
+}
+
+#[test]
 fn families_stay_apart_in_one_trie() {
     // A rule for all of IPv6 says nothing of IPv4, also not through its v4-mapped form.
     let everywhere = isolated(&[rule(Effect::Allow, block("::/0", &[]), &[tcp(443)])]);
