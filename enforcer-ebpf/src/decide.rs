@@ -68,10 +68,10 @@ pub fn egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
 /// A packet that the workload is sent.
 #[inline(never)]
 pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    if !endpoint.is_cgroup() {
-        if let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Ingress) {
-            return reason;
-        }
+    if !endpoint.is_cgroup()
+        && let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Ingress)
+    {
+        return reason;
     }
     if matches!(endpoint.switch.mode(), Mode::NoPolicyYet) {
         return Reason::NoPolicyYet;
@@ -114,10 +114,11 @@ fn judge_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     let mut key = FlowKey::default();
     let flow = flows::find_packet(endpoint, packet, &mut key, Direction::Egress);
     // A bare SYN is new even where a flow is known: after expiry a port that is used again opens nothing (G3).
-    if !flow.is_null() && !packet.is_bare_syn() {
-        if let Some(reason) = judge_known(endpoint, packet, &key, flow) {
-            return reason;
-        }
+    if !flow.is_null()
+        && !packet.is_bare_syn()
+        && let Some(reason) = judge_known(endpoint, packet, &key, flow)
+    {
+        return reason;
     }
     let mut question = question_of(packet);
     let reason = rules::judge(endpoint, &mut question);

@@ -72,11 +72,13 @@ pub fn redirect(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
 #[inline(never)]
 fn ask(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> u32 {
     let dns = &endpoint.config.dns;
-    let mut asked = AskedServer::default();
-    asked.server = packet.destination;
-    asked.client = packet.source;
-    asked.server_port = packet.destination_port;
-    asked.resolver_port = dns.default_port;
+    let mut asked = AskedServer {
+        server: packet.destination,
+        client: packet.source,
+        server_port: packet.destination_port,
+        resolver_port: dns.default_port,
+        ..AskedServer::default()
+    };
     let mut index = 0;
     while index < TRUSTED_SERVERS {
         let server = &dns.trusted[index];
@@ -190,8 +192,14 @@ fn write(skb: Skb, packet: &Packet, rewrite: &Rewrite) -> i64 {
     // SAFETY: all pointers are to structures on the stack, with their own lengths.
     unsafe {
         let difference = address_difference(rewrite);
-        let mut failed = bpf_l4_csum_replace(skb, checksum, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | mangled);
-        let old = u32::from_ne_bytes([packet.source_port[0], packet.source_port[1], packet.destination_port[0], packet.destination_port[1]]);
+        let mut failed =
+            bpf_l4_csum_replace(skb, checksum, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | mangled);
+        let old = u32::from_ne_bytes([
+            packet.source_port[0],
+            packet.source_port[1],
+            packet.destination_port[0],
+            packet.destination_port[1],
+        ]);
         let [s, d] = rewrite.ports;
         let new = u32::from_ne_bytes([s[0], s[1], d[0], d[1]]);
         failed |= bpf_l4_csum_replace(skb, checksum, u64::from(old), u64::from(new), 4 | mangled);
@@ -199,7 +207,8 @@ fn write(skb: Skb, packet: &Packet, rewrite: &Rewrite) -> i64 {
         if four {
             failed |= bpf_l3_csum_replace(skb, packet.l3 + 10, 0, difference, 0);
             failed |= bpf_skb_store_bytes(skb, packet.l3 + 12, rewrite.source.as_ptr().add(12).cast(), 4, 0);
-            failed |= bpf_skb_store_bytes(skb, packet.l3 + 16, rewrite.destination.as_ptr().add(12).cast(), 4, 0);
+            failed |=
+                bpf_skb_store_bytes(skb, packet.l3 + 16, rewrite.destination.as_ptr().add(12).cast(), 4, 0);
         } else {
             failed |= bpf_skb_store_bytes(skb, packet.l3 + 8, rewrite.source.as_ptr().cast(), 32, 0);
         }

@@ -76,5 +76,7 @@ impl Endpoint {
 #[inline(always)]
 pub fn unknown_zero() -> u32 {
     // SAFETY: a pointer into the map's value.
-    CONFIG.get(0).map_or(0, |config| u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) }))
+    CONFIG
+        .get(0)
+        .map_or(0, |config| u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) }))
 }

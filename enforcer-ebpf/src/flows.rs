@@ -3,6 +3,10 @@
 //! A flow begins in `FLEETING` (LRU) and moves to `FLOWS` (not LRU, so that nobody's flood evicts what is live)
 //! when the other side answers. RST or both FINs give the place in `FLOWS` back at once. Entries that have been
 //! idle too long are absent for everybody, whether or not user space has removed them yet.
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "flows are inserted from where they are: a copy would take the stack that is not there"
+)]
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
@@ -21,7 +25,12 @@ const BOTH_FINS: u8 = 3;
 /// At cgroups flows are known by socket, because addresses are translated; connections that came to a listener
 /// belong to a socket that did not exist then, and are known by the peer.
 #[inline(never)]
-pub fn find_packet(endpoint: &Endpoint, packet: &Packet, key: &mut FlowKey, direction: Direction) -> *mut Flow {
+pub fn find_packet(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    key: &mut FlowKey,
+    direction: Direction,
+) -> *mut Flow {
     tuple(packet, key, direction);
     adapt(endpoint, key);
     let flow = find(endpoint.now, key);
@@ -137,7 +146,13 @@ pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason
 
 /// Notes a packet of a live flow. `false` = it would be established, and there is no room.
 #[inline(never)]
-pub fn follow(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: *mut Flow, direction: Direction) -> bool {
+pub fn follow(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    key: &FlowKey,
+    flow: *mut Flow,
+    direction: Direction,
+) -> bool {
     // SAFETY: a live value that the caller has just found.
     let flow = unsafe { &mut *flow };
     let egress = matches!(direction, Direction::Egress);

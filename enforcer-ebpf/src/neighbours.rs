@@ -62,7 +62,9 @@ fn is_dhcp(packet: &Packet, egress: bool) -> bool {
         }
         (67, 68) => !egress,
         (546, 547) => {
-            egress && packet.destination == [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2] && link_local(&packet.source)
+            egress
+                && packet.destination == [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]
+                && link_local(&packet.source)
         }
         (547, 546) => !egress,
         _ => false,
@@ -88,7 +90,11 @@ fn judge_icmp6(skb: Skb, endpoint: &Endpoint, packet: &Packet, egress: bool) -> 
 fn judge_own_discovery(skb: Skb, endpoint: &Endpoint, packet: &Packet, to_link: bool) -> Reason {
     let Some(target) = read::<[u8; 16]>(skb, packet.l4 + 8) else { return Reason::Malformed };
     let Some(mac) = read::<[u8; 6]>(skb, 6) else { return Reason::Malformed };
-    if packet.hop_limit != 255 || packet.payload < 24 || packet.payload > LARGEST_DISCOVERY || packet.hop_by_hop != 0 {
+    if packet.hop_limit != 255
+        || packet.payload < 24
+        || packet.payload > LARGEST_DISCOVERY
+        || packet.hop_by_hop != 0
+    {
         return Reason::Malformed;
     }
     let speaks_for = if packet.icmp_type == NEIGHBOUR_ADVERTISEMENT { &target } else { &packet.source };

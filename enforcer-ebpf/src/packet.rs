@@ -290,7 +290,8 @@ fn walk_extensions(skb: Skb, packet: &mut Packet) -> Option<Reason> {
             HOP_BY_HOP if position == 0 => packet.hop_by_hop = 1,
             DESTINATION_OPTIONS => {}
             FRAGMENT if !fragmented => fragmented = true,
-            HOP_BY_HOP | FRAGMENT | ROUTING | AUTHENTICATION | MOBILITY | HOST_IDENTITY | SHIM6 | 253 | 254 => {
+            HOP_BY_HOP | FRAGMENT | ROUTING | AUTHENTICATION | MOBILITY | HOST_IDENTITY | SHIM6 | 253
+            | 254 => {
                 return Some(Reason::ExtensionHeader);
             }
             _ => return None,

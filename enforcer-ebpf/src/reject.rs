@@ -7,7 +7,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_store_bytes,
     },
 };
 use nameward_abi::flags;
@@ -86,7 +87,12 @@ fn reset(skb: Skb, packet: &Packet) -> bool {
     let occupied = packet.payload - header
         + u32::from(packet.tcp_flags & SYN != 0)
         + u32::from(packet.tcp_flags & FIN != 0);
-    let mut new = Segment { sequence: [0; 4], acknowledged: [0; 4], offset_flags: [old.offset_flags[0], RST], window: [0; 2] };
+    let mut new = Segment {
+        sequence: [0; 4],
+        acknowledged: [0; 4],
+        offset_flags: [old.offset_flags[0], RST],
+        window: [0; 2],
+    };
     if packet.tcp_flags & ACK != 0 {
         new.sequence = old.acknowledged;
     } else {
@@ -112,7 +118,8 @@ fn swap_addresses(skb: Skb, packet: &Packet) -> bool {
     if packet.family == 6 {
         return store(skb, packet.l3 + 8, &packet.destination) && store(skb, packet.l3 + 24, &packet.source);
     }
-    store(skb, packet.l3 + 12, &tail(&packet.destination)) && store(skb, packet.l3 + 16, &tail(&packet.source))
+    store(skb, packet.l3 + 12, &tail(&packet.destination))
+        && store(skb, packet.l3 + 16, &tail(&packet.source))
 }
 
 #[inline(always)]
@@ -135,7 +142,9 @@ fn prohibit4(skb: Skb, packet: &Packet) -> bool {
         return false;
     }
     let room = make_room(skb, ETHERNET + IPV4 + QUOTED, IPV4 + ICMP_HEADER);
-    let Some(quoted) = sum_in_place::<28>(skb, ETHERNET + IPV4 + ICMP_HEADER).filter(|_| room) else { return false };
+    let Some(quoted) = sum_in_place::<28>(skb, ETHERNET + IPV4 + ICMP_HEADER).filter(|_| room) else {
+        return false;
+    };
     let length = IPV4 + ICMP_HEADER + IPV4 + QUOTED;
     let mut error = Error4 { ip: [0; 20], icmp: [0; 8] };
     error.ip[0] = 0x45;
@@ -168,7 +177,9 @@ fn prohibit6(skb: Skb, packet: &Packet) -> bool {
         return false;
     }
     let room = make_room(skb, ETHERNET + IPV6 + QUOTED, IPV6 + ICMP_HEADER);
-    let Some(quoted) = sum_in_place::<48>(skb, ETHERNET + IPV6 + ICMP_HEADER).filter(|_| room) else { return false };
+    let Some(quoted) = sum_in_place::<48>(skb, ETHERNET + IPV6 + ICMP_HEADER).filter(|_| room) else {
+        return false;
+    };
     let length = ICMP_HEADER + IPV6 + QUOTED;
     let mut error = Error6 { ip: [0; 40], icmp: [0; 8] };
     // The pseudo-header first, where the fields will stand: addresses, length, next header.
@@ -193,7 +204,10 @@ fn prohibit6(skb: Skb, packet: &Packet) -> bool {
 #[inline(always)]
 fn make_room(skb: *mut __sk_buff, keep: u32, room: u32) -> bool {
     // SAFETY: scalars only.
-    unsafe { bpf_skb_change_tail(skb, keep, 0) == 0 && bpf_skb_adjust_room(skb, room as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    unsafe {
+        bpf_skb_change_tail(skb, keep, 0) == 0
+            && bpf_skb_adjust_room(skb, room as i32, BPF_ADJ_ROOM_MAC, 0) == 0
+    }
 }
 
 #[inline(always)]

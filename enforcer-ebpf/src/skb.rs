@@ -33,8 +33,7 @@ fn read_paged<T: Copy>(skb: Skb, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the helper writes all of `value` or fails.
     unsafe {
-        let status =
-            bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+        let status = bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32);
         (status == 0).then(|| value.assume_init())
     }
 }
