@@ -225,6 +225,12 @@ impl Enforcer {
         endpoints.get(uid).cloned().ok_or_else(|| EnforcerError::NoSuchEndpoint { uid: uid.into() })
     }
 
+    fn by_number(&self, number: u64) -> Option<Arc<Guarded>> {
+        let endpoints = self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        endpoints.values().find(|guarded| guarded.number == number).cloned()
+    }
+
+    /// By identifier, in order.
     fn all(&self) -> Vec<Arc<Guarded>> {
         let endpoints = self.0.endpoints.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = endpoints.values().cloned().collect();

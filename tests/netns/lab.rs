@@ -94,6 +94,36 @@ impl Lab {
         Workload { namespace, interface, addresses: addresses.map(|text| text.parse().unwrap()).to_vec() }
     }
 
+    /// The namespace of servers behind the host: 203.0.113.10-12 and 2001:db8:1::10-12.
+    pub(crate) fn internet(&mut self) -> String {
+        let (host, namespace) = (self.host(), format!("{}i", self.name));
+        self.workloads.push(namespace.clone());
+        let addresses: String = (10..13)
+            .map(|last| {
+                format!(
+                    "ip -n {namespace} addr add 203.0.113.{last}/24 dev eth0 &&
+                     ip -n {namespace} addr add 2001:db8:1::{last}/64 dev eth0 nodad &&"
+                )
+            })
+            .collect();
+        must(&format!(
+            "ip netns add {namespace} &&
+             ip -n {host} link add internet type veth peer name eth0 netns {namespace} &&
+             ip -n {host} addr add 203.0.113.1/24 dev internet &&
+             ip -n {host} addr add 2001:db8:1::1/64 dev internet nodad &&
+             ip -n {host} link set internet up && ip -n {namespace} link set lo up && {addresses}
+             ip -n {namespace} link set eth0 up &&
+             ip -n {namespace} route add default via 203.0.113.1 &&
+             ip -n {namespace} route add default via 2001:db8:1::1"
+        ));
+        namespace
+    }
+
+    /// A folder for files of this test.
+    pub(crate) fn state(&self) -> PathBuf {
+        std::env::temp_dir().join(&self.name)
+    }
+
     /// Where this test pins.
     pub(crate) fn options(&self) -> HostOptions {
         HostOptions { bpffs: "/sys/fs/bpf".into(), instance: Some(self.name.clone()) }
@@ -110,6 +140,7 @@ impl Drop for Lab {
         if let Ok(host) = Host::open(&self.options()) {
             drop(host.remove_all());
         }
+        drop(std::fs::remove_dir_all(self.state()));
         for namespace in self.workloads.iter().chain([&self.host()]) {
             remove_namespace(namespace);
         }
@@ -138,6 +169,18 @@ pub(crate) fn inside<T: Send>(namespace: &str, work: impl AsyncFnOnce() -> T + S
                 .build()
                 .unwrap()
                 .block_on(work())
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Does `work` in a namespace, on a thread of its own; what it opens stays there.
+pub(crate) fn inside_thread<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

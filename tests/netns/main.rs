@@ -4,3 +4,4 @@
 mod attach;
 mod dns;
 mod lab;
+mod traffic;

@@ -134,7 +134,7 @@ fn is_live(key: &FlowKey, flow: &Flow, now: BootTime) -> bool {
     now.0.saturating_sub(flow.last_seen) < limit
 }
 
-/// When each address was last used; now, where a live flow goes there. TCP flows of cgroups do not say where they go:
+/// When each address was last used; now, where an established flow goes there. TCP flows of cgroups do not say where they go:
 /// they keep all addresses of their names.
 fn last_uses(
     allowed: &BTreeMap<nameward_abi::Address, Allow>,
@@ -147,11 +147,15 @@ fn last_uses(
         .map(|(address, allow)| (ip(*address), BootTime(allow.last_used)))
         .collect();
     for (key, flow) in live.iter().filter(|(_, flow)| flow.admitted_id != 0) {
-        if key.remote == [0; 16] {
-            let same = allowed.iter().filter(|(_, allow)| allow.admitted_id == flow.admitted_id);
-            uses.extend(same.map(|(address, _)| (ip(*address), now)));
-        } else {
-            uses.insert(ip(key.remote), now);
+        let established = flow.state == FlowState::Established as u8;
+        let used = if established { now } else { BootTime(flow.last_seen) };
+        let anywhere = key.remote == [0; 16];
+        let same = allowed.iter().filter(|(address, allow)| {
+            **address == key.remote || (anywhere && allow.admitted_id == flow.admitted_id)
+        });
+        for (address, _) in same {
+            let known = uses.entry(ip(*address)).or_default();
+            *known = used.max(*known);
         }
     }
     uses

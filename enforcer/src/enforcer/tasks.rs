@@ -75,7 +75,7 @@ impl Enforcer {
     }
 
     fn tell(&self, event: &Event) {
-        let Some(guarded) = self.all().into_iter().find(|guarded| guarded.number == event.endpoint_id) else {
+        let Some(guarded) = self.by_number(event.endpoint_id) else {
             self.0.decisions.orphan();
             return;
         };

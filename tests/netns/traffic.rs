@@ -1,0 +1,354 @@
+//! What workloads may reach, with real connections: names, ports, expiry, changes of rules, restarts.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nameward_enforcer::{
+    EndpointConfig, Enforcer, EnforcerOptions, GrantRequest, Refused, decisions::Decision, kernel::Attachment,
+};
+use nameward_policy::{
+    ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
+    RuleSet, Settings,
+};
+use tokio::sync::broadcast;
+
+use crate::lab::{Lab, Workload, inside, inside_thread, privileged};
+
+const WAIT: Duration = Duration::from_secs(5);
+/// A refusal that takes longer was a timeout.
+const AT_ONCE: Duration = Duration::from_millis(500);
+const WEB: PortSpec = PortSpec::one(Protocol::Tcp, 80);
+
+/// A rule set that allows names on ports.
+pub(crate) fn rules(names: &[(&str, PortSpec)]) -> Arc<RuleSet> {
+    rules_with(names, Settings::default())
+}
+
+pub(crate) fn rules_with(names: &[(&str, PortSpec)], settings: Settings) -> Arc<RuleSet> {
+    let rules: Vec<Rule> = names
+        .iter()
+        .enumerate()
+        .map(|(index, (name, port))| {
+            let policy = PolicyRef::new(PolicyKind::EgressPolicy, "ci", "runners");
+            let mut rule = Rule::new(policy, &format!("rule-{index}"), Effect::Allow);
+            rule.peers = vec![Peer::Names(vec![Pattern::parse(name).unwrap()])];
+            rule.ports = vec![*port];
+            rule
+        })
+        .collect();
+    let now = jiff::Timestamp::now();
+    Arc::new(
+        RuleSet::compile(Isolation::Isolated, &rules, &settings, &ClusterRanges::default(), now).unwrap(),
+    )
+}
+
+/// A host that enforces, in the calling process.
+pub(crate) struct Guarding {
+    pub(crate) enforcer: Enforcer,
+    pub(crate) decisions: broadcast::Receiver<Arc<Decision>>,
+    _tasks: tokio::task::JoinSet<&'static str>,
+}
+
+impl Guarding {
+    /// Opens the instance of a lab and guards its workloads; needs a runtime in the host's namespace.
+    pub(crate) fn start(lab: &Lab, workloads: &[(&Workload, Arc<RuleSet>)]) -> Self {
+        let options = EnforcerOptions { host: lab.options(), state: Some(lab.state()), dns_link: None };
+        let enforcer = Enforcer::open(options).unwrap();
+        for (workload, rules) in workloads {
+            enforcer.apply_endpoint(config(workload)).unwrap();
+            enforcer.apply_rules(&workload.namespace, Arc::clone(rules)).unwrap();
+        }
+        let decisions = enforcer.decisions();
+        let tasks = enforcer.start(|| true).unwrap();
+        Self { enforcer, decisions, _tasks: tasks }
+    }
+
+    /// Waits for a decision that `wanted` accepts.
+    pub(crate) async fn decision(&mut self, wanted: impl Fn(&Decision) -> bool) -> Arc<Decision> {
+        tokio::time::timeout(WAIT, async {
+            loop {
+                let decision = self.decisions.recv().await.unwrap();
+                if wanted(&decision) {
+                    return decision;
+                }
+            }
+        })
+        .await
+        .expect("the decision never came")
+    }
+}
+
+pub(crate) fn config(workload: &Workload) -> EndpointConfig {
+    EndpointConfig {
+        uid: workload.namespace.as_str().into(),
+        name: workload.namespace.clone(),
+        attachment: Attachment::Interface { name: workload.interface.clone() },
+        addresses: workload.addresses.clone(),
+        settings: Settings::default(),
+        allow_host: false,
+    }
+}
+
+fn grant(
+    workload: &Workload,
+    name: &str,
+    addresses: &[&str],
+    ttl: Duration,
+    grace: Duration,
+) -> GrantRequest {
+    GrantRequest {
+        endpoint: workload.namespace.as_str().into(),
+        generation: 1,
+        name: name.into(),
+        chain: vec![],
+        addresses: addresses.iter().map(|address| (address.parse().unwrap(), ttl)).collect(),
+        grace,
+    }
+}
+
+fn hour(workload: &Workload, name: &str, addresses: &[&str]) -> GrantRequest {
+    grant(workload, name, addresses, Duration::from_secs(3_600), Duration::from_secs(600))
+}
+
+/// A server that sends back what it gets, at port 80 and 81 of every address of the namespace.
+pub(crate) fn serve(namespace: &str) {
+    for port in [80, 81] {
+        inside_thread(namespace, move || {
+            let listener = TcpListener::bind(("::", port)).unwrap();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    thread::spawn(move || {
+                        let mut buffer = [0; 64];
+                        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                            if stream.write_all(&buffer[..length]).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            });
+            let socket = UdpSocket::bind(("::", port)).unwrap();
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(&buffer[..length], from).unwrap();
+                }
+            });
+        });
+    }
+}
+
+/// Connects from a workload; the error comes at once or the test fails.
+fn connect(workload: &Workload, to: &str) -> Result<TcpStream, ErrorKind> {
+    let to: SocketAddr = to.parse().unwrap();
+    inside_thread(&workload.namespace, move || {
+        let begin = Instant::now();
+        let connected = TcpStream::connect_timeout(&to, WAIT).map_err(|error| error.kind());
+        if connected.is_err() {
+            assert!(begin.elapsed() < AT_ONCE, "{to}: the refusal took {:?}", begin.elapsed());
+        }
+        connected
+    })
+}
+
+/// Whether a connection still carries bytes.
+fn is_alive(mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut buffer = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
+}
+
+fn is_refused<T>(result: &Result<T, ErrorKind>) -> bool {
+    matches!(result, Err(ErrorKind::ConnectionRefused))
+}
+
+// G1, G2, G6, G8
+#[test]
+fn an_allowed_name_passes_and_the_rest_is_refused_at_once_by_name() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let mut guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        for (address, port) in [("203.0.113.10", "203.0.113.10"), ("2001:db8:1::10", "[2001:db8:1::10]")] {
+            let (web, other) = (format!("{port}:80"), format!("{port}:81"));
+            assert!(is_refused(&connect(&workload, &web)));
+            let remote: IpAddr = address.parse().unwrap();
+            let denied = guarding.decision(|decision| decision.remote == remote).await;
+            assert_eq!((denied.verdict, denied.reason), ("deny", "no-match"));
+            assert_eq!(denied.name_or_unknown(), "never resolved");
+            guarding.enforcer.grant(&hour(&workload, "app.example.com", &[address])).unwrap();
+            assert!(is_alive(&connect(&workload, &web).unwrap()));
+            assert!(is_refused(&connect(&workload, &other)));
+            let denied = guarding.decision(|decision| decision.remote_port == 81).await;
+            assert_eq!((denied.reason, denied.name.as_deref()), ("port", Some("app.example.com")));
+            assert_eq!(denied.policy.as_deref(), Some("EgressPolicy ci/runners rule rule-0"));
+        }
+        let refused = guarding.enforcer.grant(&hour(&workload, "evil.example.org", &["203.0.113.11"]));
+        assert!(matches!(refused, Err(Refused::NotAllowed { .. })));
+        let counters = guarding.enforcer.endpoint(&workload.namespace).unwrap().counters;
+        assert!(counters["no-match"].packets >= 2 && counters["port"].packets >= 2, "{counters:?}");
+        guarding.enforcer.remove_all().unwrap();
+    });
+    // Taken away: nobody is in the way any more.
+    assert!(connect(&workload, "203.0.113.11:80").is_ok());
+}
+
+// G3, A5
+#[test]
+fn expiry_stops_new_connections_and_no_live_one() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let mut guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        let short =
+            grant(&workload, "app.example.com", &["203.0.113.10"], Duration::from_secs(1), Duration::ZERO);
+        guarding.enforcer.grant(&short).unwrap();
+        let live = connect(&workload, "203.0.113.10:80").unwrap();
+        assert!(is_alive(&live));
+        let until = Instant::now() + WAIT;
+        while connect(&workload, "203.0.113.10:80").is_ok() {
+            assert!(Instant::now() < until, "the grant never lapsed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let denied = guarding.decision(|decision| decision.is_denied()).await;
+        assert_eq!((denied.reason, denied.name.as_deref()), ("expired", Some("app.example.com")));
+        assert!(is_alive(&live));
+        // Promise 3: an unrelated edit asks whether the name is allowed, not whether the grant has lapsed.
+        let edited = rules(&[("app.example.com", WEB), ("other.example.com", WEB)]);
+        guarding.enforcer.apply_rules(&workload.namespace, edited).unwrap();
+        assert!(is_alive(&live));
+    });
+}
+
+// A5: what is in use does not lapse
+#[test]
+fn a_live_connection_keeps_its_address_open() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        let second = Duration::from_secs(1);
+        let idle_name = grant(&workload, "app.example.com", &["203.0.113.11"], second, second);
+        let busy_name = grant(&workload, "app.example.com", &["203.0.113.10"], second, second);
+        guarding.enforcer.grant(&idle_name).unwrap();
+        guarding.enforcer.grant(&busy_name).unwrap();
+        let live = connect(&workload, "203.0.113.10:80").unwrap();
+        // A probe would be a use: the other address is left alone until both should have lapsed.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert!(is_refused(&connect(&workload, "203.0.113.11:80")));
+        assert!(connect(&workload, "203.0.113.10:80").is_ok());
+        assert!(is_alive(&live));
+    });
+}
+
+// R9, G10
+#[test]
+fn a_change_of_rules_judges_live_connections_again() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let both = rules(&[("app.example.com", WEB), ("old.example.com", WEB)]);
+        let mut guarding = Guarding::start(&lab, &[(&workload, both)]);
+        guarding.enforcer.grant(&hour(&workload, "app.example.com", &["203.0.113.10"])).unwrap();
+        guarding.enforcer.grant(&hour(&workload, "old.example.com", &["203.0.113.11"])).unwrap();
+        let kept = connect(&workload, "203.0.113.10:80").unwrap();
+        let cut = connect(&workload, "203.0.113.11:80").unwrap();
+        assert!(is_alive(&kept) && is_alive(&cut));
+        guarding.enforcer.apply_rules(&workload.namespace, rules(&[("app.example.com", WEB)])).unwrap();
+        assert!(!is_alive(&cut));
+        assert!(is_alive(&kept));
+        assert!(is_refused(&connect(&workload, "203.0.113.11:80")));
+        let denied = guarding.decision(|decision| decision.is_denied()).await;
+        assert_eq!((denied.reason, denied.name.as_deref()), ("no-match", Some("old.example.com")));
+        let stale = guarding.enforcer.grant(&hour(&workload, "app.example.com", &["203.0.113.12"]));
+        assert_eq!(stale, Err(Refused::StaleGeneration { asked: 1, current: 2 }));
+    });
+}
+
+// B29, promise 6
+#[test]
+fn one_workloads_names_open_nothing_for_another() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (one, two) = (lab.workload(), lab.workload());
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let same = rules(&[("app.example.com", WEB)]);
+        let guarding = Guarding::start(&lab, &[(&one, Arc::clone(&same)), (&two, same)]);
+        guarding.enforcer.grant(&hour(&one, "app.example.com", &["203.0.113.10"])).unwrap();
+        assert!(connect(&one, "203.0.113.10:80").is_ok());
+        assert!(is_refused(&connect(&two, "203.0.113.10:80")));
+    });
+}
+
+// Promise 4
+#[test]
+fn a_restart_cuts_nothing_and_forgets_nothing() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    let live = inside(&lab.host(), async || {
+        let guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        guarding.enforcer.grant(&hour(&workload, "app.example.com", &["203.0.113.10"])).unwrap();
+        connect(&workload, "203.0.113.10:80").unwrap()
+    });
+    // Nobody is there: what was granted stays, what was denied stays denied.
+    assert!(is_alive(&live));
+    assert!(connect(&workload, "203.0.113.10:80").is_ok());
+    assert!(is_refused(&connect(&workload, "203.0.113.11:80")));
+    inside(&lab.host(), async || {
+        let guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        assert!(is_alive(&live));
+        assert!(connect(&workload, "203.0.113.10:80").is_ok());
+        let bindings = guarding.enforcer.bindings(&workload.namespace).unwrap();
+        assert_eq!(bindings[0].name.as_str(), "app.example.com");
+        assert_eq!(guarding.enforcer.endpoint(&workload.namespace).unwrap().generation, 2);
+    });
+}
+
+// F1
+#[test]
+fn while_nobody_beats_what_is_live_stays_live() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    inside(&lab.host(), async || {
+        let guarding = Guarding::start(&lab, &[(&workload, rules(&[("app.example.com", WEB)]))]);
+        let ttl = Duration::from_secs(1);
+        let request = grant(&workload, "app.example.com", &["203.0.113.10"], ttl, Duration::from_secs(60));
+        guarding.enforcer.grant(&GrantRequest { grace: Duration::ZERO, ..request }).unwrap();
+    });
+    // The test is about a clock: time must pass.
+    thread::sleep(Duration::from_millis(1_500));
+    assert!(connect(&workload, "203.0.113.10:80").is_ok());
+}
