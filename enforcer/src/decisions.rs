@@ -4,9 +4,10 @@
 //! of it come from there, with one sequence number. It does not decide anything.
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,8 +20,12 @@ use tokio::sync::broadcast;
 /// Decisions that a slow reader may be behind before it loses some.
 const BACKLOG: usize = 4_096;
 
+/// Decisions that are kept for those who ask afterwards.
+const RECENT: usize = 1_000;
+
 /// What became of a packet, or of several alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// Counts up by one, over all endpoints of this process: a gap is a loss.
     pub sequence: u64,
@@ -83,6 +88,7 @@ pub struct DecisionCounts {
 #[derive(Debug)]
 pub struct Decisions {
     listeners: broadcast::Sender<Arc<Decision>>,
+    recent: Mutex<VecDeque<Arc<Decision>>>,
     told: AtomicU64,
     denied: AtomicU64,
     orphaned: AtomicU64,
@@ -92,6 +98,7 @@ impl Default for Decisions {
     fn default() -> Self {
         Self {
             listeners: broadcast::Sender::new(BACKLOG),
+            recent: Mutex::default(),
             told: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             orphaned: AtomicU64::new(0),
@@ -111,6 +118,11 @@ impl Decisions {
     /// Follows decisions from here on.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Decision>> {
         self.listeners.subscribe()
+    }
+
+    /// The latest decisions, oldest first.
+    pub fn recent(&self) -> Vec<Arc<Decision>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Counts so far.
@@ -145,10 +157,19 @@ impl Decisions {
             packets = decision.packets,
             bytes = decision.bytes,
         );
+        self.keep(&decision);
         if self.listeners.send(Arc::clone(&decision)).is_err() {
             tracing::trace!("nobody follows the decisions");
         }
         decision
+    }
+
+    fn keep(&self, decision: &Arc<Decision>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(decision));
     }
 
     /// Counts an event whose endpoint is gone.

@@ -197,6 +197,11 @@ impl Enforcer {
         self.0.decisions.subscribe()
     }
 
+    /// The latest decisions, oldest first.
+    pub fn recent_decisions(&self) -> Vec<Arc<Decision>> {
+        self.0.decisions.recent()
+    }
+
     /// Counts of decisions.
     pub fn decision_counts(&self) -> DecisionCounts {
         self.0.decisions.counts()

@@ -7,6 +7,7 @@
 //!
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
+pub mod api;
 pub mod decisions;
 pub mod dns_link;
 pub mod endpoints;

@@ -6,4 +6,5 @@ mod endpoint;
 pub(crate) mod journal;
 mod upkeep;
 
+pub(crate) use endpoint::chain_text;
 pub use endpoint::{Endpoint, EndpointError};

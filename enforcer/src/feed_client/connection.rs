@@ -4,8 +4,9 @@ use std::{
     collections::HashMap,
     io,
     os::unix::net::UnixStream,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc as blocking},
+    thread,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use nameward_feed::{
         FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd, feed_client::FeedClient,
         from_enforcer, from_resolver,
     },
-    sockets::{self, HandOverError},
+    sockets::HandOverError,
 };
 use thiserror::Error;
 use tokio::{
@@ -27,15 +28,15 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Endpoint;
 
 use super::{Backend, messages};
-use crate::kernel::BootNanos;
+use crate::{Granted, Refused, kernel::BootNanos};
 
 /// Why a stream ended.
 #[derive(Debug, Error)]
 pub(super) enum ConnectionError {
     #[error("cannot connect to the resolver at {path}: {source}")]
     Connect { path: PathBuf, source: tonic::transport::Error },
-    #[error("cannot hand over DNS sockets: {0}")]
-    Sockets(#[from] io::Error),
+    #[error("cannot hand over DNS sockets or start a thread: {0}")]
+    System(#[from] io::Error),
     #[error(transparent)]
     HandOver(#[from] HandOverError),
     #[error("the resolver ended the feed: {0}")]
@@ -92,7 +93,7 @@ impl Connection {
         &self,
         resolver: &ResolverSockets,
         node: &str,
-        backend: &dyn Backend,
+        backend: &Arc<dyn Backend>,
         outgoing: mpsc::UnboundedReceiver<FromEnforcer>,
         entered: impl FnOnce(),
     ) -> Result<(), ConnectionError> {
@@ -100,16 +101,18 @@ impl Connection {
         let endpoint =
             Endpoint::from_shared(format!("unix://{}", resolver.feed.display())).map_err(connect)?;
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect().await.map_err(connect)?;
-        let number = hand_over(resolver, backend)?;
+        let (sockets, handing) = (resolver.sockets.clone(), Arc::clone(backend));
+        let handed = tokio::task::spawn_blocking(move || hand_over(&sockets, &*handing)).await;
+        let number = handed.map_err(io::Error::other)??;
         // Deltas first, the snapshot after: what changes in between is said twice, never missed.
         entered();
-        self.say_snapshot(node, number, backend);
+        self.say_snapshot(node, number, &**backend);
         let stream = FeedClient::new(channel)
             .enforce(UnboundedReceiverStream::new(outgoing))
             .await
             .map_err(Box::new)?
             .into_inner();
-        let ended = self.listen(stream, backend).await;
+        let ended = self.listen(stream, self.grants(Arc::clone(backend))?).await;
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
         ended
@@ -130,7 +133,7 @@ impl Connection {
     async fn listen(
         &self,
         mut stream: tonic::Streaming<FromResolver>,
-        backend: &dyn Backend,
+        grants: blocking::Sender<Grant>,
     ) -> Result<(), ConnectionError> {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
         let mut sequence = 0;
@@ -141,7 +144,7 @@ impl Connection {
                 next = stream.message() => match next.map_err(Box::new)? {
                     Some(FromResolver { message }) => {
                         self.heard(&mut silence);
-                        self.hear(message, backend)?;
+                        self.hear(message, &grants)?;
                     }
                     None => return Ok(()),
                 },
@@ -163,10 +166,12 @@ impl Connection {
     fn hear(
         &self,
         message: Option<from_resolver::Message>,
-        backend: &dyn Backend,
+        grants: &blocking::Sender<Grant>,
     ) -> Result<(), ConnectionError> {
         match message {
-            Some(from_resolver::Message::Grant(grant)) => self.answer(&grant, backend),
+            Some(from_resolver::Message::Grant(grant)) => {
+                grants.send(grant).map_err(|_| io::Error::other("the thread that grants is gone"))?;
+            }
             Some(from_resolver::Message::Revoked(revoked)) => {
                 self.forgotten(revoked.endpoint, revoked.generation)
             }
@@ -181,17 +186,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Promise 1: the acknowledgement is said when the kernel has been written, not before.
-    fn answer(&self, grant: &Grant, backend: &dyn Backend) {
-        let outcome = match messages::request(grant) {
-            Ok(request) => backend.grant(request),
-            Err(malformed) => {
-                tracing::warn!(error = %malformed, "a grant that cannot be read");
-                Err(crate::Refused::NotAllowed { name: grant.name.clone() })
+    /// Grants in the order they came, on a thread of their own: they wait for locks, files and the kernel. It ends
+    /// with the stream.
+    fn grants(&self, backend: Arc<dyn Backend>) -> io::Result<blocking::Sender<Grant>> {
+        let (grants, queue) = blocking::channel::<Grant>();
+        let say = self.say.clone();
+        thread::Builder::new().name("grants".into()).spawn(move || {
+            for grant in queue {
+                // Promise 1: the acknowledgement is said when the kernel has been written, not before.
+                let outcome = grant_one(&grant, &*backend);
+                let ack = message(from_enforcer::Message::Ack(messages::ack(grant.sequence, &outcome)));
+                if say.send(ack).is_err() {
+                    return;
+                }
             }
-        };
-        let ack = messages::ack(grant.sequence, &outcome);
-        self.say(message(from_enforcer::Message::Ack(ack)));
+        })?;
+        Ok(grants)
     }
 
     fn forgotten(&self, uid: String, generation: u32) {
@@ -205,19 +215,29 @@ impl Connection {
     }
 }
 
+fn grant_one(grant: &Grant, backend: &dyn Backend) -> Result<Granted, Refused> {
+    match messages::request(grant) {
+        Ok(request) => backend.grant(request),
+        Err(malformed) => {
+            tracing::warn!(error = %malformed, "a grant that cannot be read");
+            Err(Refused::NotAllowed { name: grant.name.clone() })
+        }
+    }
+}
+
 fn message(message: from_enforcer::Message) -> FromEnforcer {
     FromEnforcer { message: Some(message) }
 }
 
 /// Hands the DNS sockets over beside the stream; returns the number that ties them to it, 0 without any.
-fn hand_over(resolver: &ResolverSockets, backend: &dyn Backend) -> Result<u64, ConnectionError> {
+fn hand_over(sockets: &Path, backend: &dyn Backend) -> Result<u64, ConnectionError> {
     let dns = backend.dns_sockets()?;
     if dns.is_empty() {
         return Ok(0);
     }
     let number = BootNanos::now().0 | 1;
-    let stream = UnixStream::connect(&resolver.sockets)?;
+    let stream = UnixStream::connect(sockets)?;
     stream.set_write_timeout(Some(Duration::from_secs(1)))?;
-    sockets::send(&stream, number, &dns)?;
+    nameward_feed::sockets::send(&stream, number, &dns)?;
     Ok(number)
 }

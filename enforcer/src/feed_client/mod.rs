@@ -157,7 +157,7 @@ impl FeedClient {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             connections.insert(resolver.feed.clone(), Arc::clone(&connection));
         };
-        let ended = connection.serve(resolver, &self.node, &*self.backend, outgoing, enter).await;
+        let ended = connection.serve(resolver, &self.node, &self.backend, outgoing, enter).await;
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&resolver.feed);
         match ended {
             Ok(()) => tracing::info!(resolver = %resolver.feed.display(), "the resolver closed its feed"),
@@ -166,3 +166,6 @@ impl FeedClient {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
