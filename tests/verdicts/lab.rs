@@ -8,7 +8,7 @@ use aya::{
         Array, HashMap, PerCpuArray, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions},
 };
 use nameward_abi::{
     Address, Admitted, Allow, CidrRule, Config, Counter, DnsRedirect, Event, EventBudget, Flow, FlowKey,
@@ -123,6 +123,17 @@ impl Lab {
         lab.beat(BootNanos::now().0);
         lab.standard_rules();
         lab
+    }
+
+    /// Attaches to an interface of the calling thread's network namespace, until this is dropped.
+    pub(crate) fn attach(&mut self, interface: &str) {
+        let index = nix::net::if_::if_nametoindex(interface).unwrap();
+        self.configure(|config| config.ifindex = index);
+        for (name, hook) in
+            [(programs::POD_INGRESS, TcAttachType::Egress), (programs::POD_EGRESS, TcAttachType::Ingress)]
+        {
+            program(&mut self.ebpf, name).attach(interface, hook).unwrap();
+        }
     }
 
     fn standard_rules(&mut self) {
