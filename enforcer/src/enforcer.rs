@@ -27,7 +27,7 @@ use crate::{
     decisions::{Decision, DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
     endpoints::{Endpoint, EndpointError, journal},
-    kernel::{Attachment, BootNanos, Host, HostOptions, KernelEndpoint, KernelError},
+    kernel::{Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError},
 };
 
 /// Where an enforcer keeps things.
@@ -120,6 +120,7 @@ struct Inner {
 #[derive(Debug)]
 struct Guarded {
     config: EndpointConfig,
+    spec: EndpointSpec,
     number: u64,
     identity: Vec<Identity>,
     /// Which identity addresses it has (interfaces).

@@ -2,7 +2,7 @@
 
 use nameward_abi::Switch;
 use nameward_enforcer::kernel::{
-    Attachment, BootNanos, EndpointSpec, Host, KernelError, KernelStore, MapWrite, attached_programs,
+    Attachment, BootNanos, EndpointSpec, Host, KernelError, KernelStore, MapWrite, Order, attached_programs,
 };
 
 use crate::lab::{Lab, Workload, inside, must, privileged};
@@ -64,6 +64,28 @@ fn ours_is_first_also_when_others_are_there() {
         let [after, replies] = attached_programs(&workload.interface).unwrap();
         assert_eq!((after.len(), replies.len()), (2, 2));
         assert_eq!(after[1], before[0]);
+    });
+}
+
+// DESIGN 4: others may later put themselves in front
+#[test]
+fn one_who_came_in_front_is_put_behind_again() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        host.attach(&spec(&workload)).unwrap();
+        assert_eq!(host.order("ci/runner.1", &workload.interface).unwrap(), Order::First);
+        host.attach(&EndpointSpec { uid: "stranger".into(), ..spec(&workload) }).unwrap();
+        assert_eq!(host.order("ci/runner.1", &workload.interface).unwrap(), Order::Behind);
+        host.attach_first(&spec(&workload)).unwrap();
+        assert_eq!(host.order("ci/runner.1", &workload.interface).unwrap(), Order::First);
+        assert_eq!(attached(&workload.interface).len(), 4);
+        std::fs::remove_file(lab.pins().join("endpoints/ci~2frunner~2e1/link_pod_egress")).unwrap();
+        assert_eq!(host.order("ci/runner.1", &workload.interface).unwrap(), Order::Missing);
     });
 }
 

@@ -12,7 +12,7 @@ use crate::{
         Endpoint,
         journal::{Entry, Journal},
     },
-    kernel::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, interface_index, is_layer3},
+    kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, is_layer3},
     loopback_dns::LoopbackDns,
 };
 
@@ -52,7 +52,8 @@ impl Enforcer {
         let number = store.number();
         let endpoint = self.open_endpoint(&config, store)?;
         let DnsRoad { identity, index, listeners, .. } = road;
-        let guarded = Guarded { config, number, identity, index, listeners, endpoint: Mutex::new(endpoint) };
+        let guarded =
+            Guarded { config, spec, number, identity, index, listeners, endpoint: Mutex::new(endpoint) };
         let mut endpoints = self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.insert(uid, Arc::new(guarded));
         Ok(())
@@ -172,18 +173,23 @@ impl Enforcer {
         before: Option<&DnsRedirect>,
     ) -> Result<DnsRoad, EnforcerError> {
         let index = self.identity_index(&config.uid, before)?;
+        self.answer_at(index, interface)?;
         let (four, six) = DnsLink::identity(index);
-        let answers = AnswersTo { ifindex: interface_index(interface)?, receive: 0 };
         let addresses: [IpAddr; 2] = [four.into(), six.into()];
-        for address in addresses {
-            self.0.host.set_identity(address, answers)?;
-        }
         Ok(DnsRoad {
             redirect: link.redirect(index),
             identity: addresses.map(Identity::Address).to_vec(),
             index: Some(index),
             listeners: Vec::new(),
         })
+    }
+
+    /// Sends the answers for an endpoint to its interface, whose index changes when it is made anew.
+    pub(super) fn answer_at(&self, index: u16, interface: &str) -> Result<(), KernelError> {
+        let (four, six) = DnsLink::identity(index);
+        let answers = AnswersTo { ifindex: interface_index(interface)?, receive: 0 };
+        self.0.host.set_identity(four.into(), answers)?;
+        self.0.host.set_identity(six.into(), answers)
     }
 
     /// The index an endpoint had, or one that no attached endpoint has.

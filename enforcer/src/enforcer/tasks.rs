@@ -15,7 +15,7 @@ use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
     decisions::{Context, ip},
     heartbeat::{self, AnswerPath},
-    kernel::{BootNanos, EventReader},
+    kernel::{Attachment, BootNanos, EventReader, Order},
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -92,9 +92,44 @@ impl Enforcer {
             if everything {
                 all_done = Instant::now();
             }
-            for guarded in self.all() {
-                look_after(&guarded, everything);
+            if everything {
+                self.upkeep();
+            } else {
+                self.all().iter().for_each(|guarded| look_after(guarded, false));
             }
+        }
+    }
+}
+
+impl Enforcer {
+    /// Puts our programs in front again where others came before them or took them away.
+    fn keep_first(&self, guarded: &Guarded) {
+        let Attachment::Interface { name } = &guarded.config.attachment else { return };
+        let uid = &*guarded.config.uid;
+        let result = self.0.host.order(uid, name).and_then(|order| match order {
+            Order::First => Ok(()),
+            Order::Behind | Order::Missing => {
+                tracing::error!(
+                    endpoint = uid,
+                    interface = name,
+                    ?order,
+                    "our programs were not first: put back"
+                );
+                let _held = guarded.lock();
+                guarded.index.map_or(Ok(()), |index| self.answer_at(index, name))?;
+                self.0.host.attach_first(&guarded.spec)
+            }
+        });
+        if let Err(error) = result {
+            tracing::warn!(endpoint = uid, interface = name, %error, "cannot see whether our programs are first");
+        }
+    }
+
+    /// Looks after every endpoint now, as is done from time to time anyway.
+    pub fn upkeep(&self) {
+        for guarded in self.all() {
+            look_after(&guarded, true);
+            self.keep_first(&guarded);
         }
     }
 }

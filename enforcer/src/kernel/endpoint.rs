@@ -23,7 +23,11 @@ use nameward_abi::{
 };
 
 use super::{
-    KernelError, KernelStore, MapWrite, Observed, bpffs::Folder, cgroup, instance, interface, links,
+    KernelError, KernelStore, MapWrite, Observed,
+    bpffs::Folder,
+    cgroup, instance,
+    interface::{self, Links},
+    links,
 };
 
 /// What an endpoint is attached to.
@@ -154,7 +158,12 @@ impl fmt::Debug for KernelEndpoint {
 impl KernelEndpoint {
     /// Attaches to what `spec` names, or adopts what is attached already: maps as they are, programs replaced in
     /// their links, links that were severed made anew. Until rules come, everything is denied `no-policy-yet`.
-    pub(super) fn attach(folder: &Folder, spec: &EndpointSpec, number: u64) -> Result<Self, KernelError> {
+    pub(super) fn attach(
+        folder: &Folder,
+        spec: &EndpointSpec,
+        number: u64,
+        links: Links,
+    ) -> Result<Self, KernelError> {
         let target = Target::resolve(spec)?;
         let pins = folder.endpoint(&spec.uid)?;
         let mut ebpf = instance::load(folder, &pins, &spec.sizes)?;
@@ -167,7 +176,7 @@ impl KernelEndpoint {
             remove_links(&pins)?;
         }
         endpoint.write_config(&target.configuration(spec, endpoint.number, &before)?)?;
-        target.attach(&mut ebpf, &pins)?;
+        target.attach(&mut ebpf, &pins, links)?;
         Ok(endpoint)
     }
 
@@ -428,9 +437,9 @@ impl<'a> Target<'a> {
         Ok(config)
     }
 
-    fn attach(&self, ebpf: &mut Ebpf, pins: &Path) -> Result<(), KernelError> {
+    fn attach(&self, ebpf: &mut Ebpf, pins: &Path, links: Links) -> Result<(), KernelError> {
         match self {
-            Self::Interface { name, .. } => interface::attach(ebpf, name, pins),
+            Self::Interface { name, .. } => interface::attach(ebpf, name, pins, links),
             Self::Cgroup { path, .. } => cgroup::attach(ebpf, path, pins),
         }
     }

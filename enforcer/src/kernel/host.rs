@@ -17,7 +17,8 @@ use super::{
     BootNanos, EndpointSpec, EventReader, KernelEndpoint, KernelError,
     bpffs::{self, Folder},
     endpoint::{address_bytes, open},
-    instance, interface,
+    instance,
+    interface::{self, Links, Order, interface_index},
 };
 
 /// Where an instance keeps its pins.
@@ -90,11 +91,28 @@ impl Host {
         let pins = self.folder.endpoint(&spec.uid)?;
         let known = pins.exists();
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let attached = KernelEndpoint::attach(&self.folder, spec, number);
+        let attached = KernelEndpoint::attach(&self.folder, spec, number, Links::TakeUp);
         if attached.is_err() && !known {
             bpffs::remove_folder(&pins)?;
         }
         attached
+    }
+
+    /// Where the programs of an interface endpoint stand among all at its interface.
+    ///
+    /// # Errors
+    /// [`KernelError::NoInterface`], [`KernelError::Program`], [`KernelError::Link`].
+    pub fn order(&self, uid: &str, interface: &str) -> Result<Order, KernelError> {
+        interface_index(interface)?;
+        interface::order(interface, &self.folder.endpoint(uid)?)
+    }
+
+    /// Puts the programs of an endpoint in front again. The old ones judge until the new ones do.
+    ///
+    /// # Errors
+    /// Any [`KernelError`].
+    pub fn attach_first(&self, spec: &EndpointSpec) -> Result<(), KernelError> {
+        KernelEndpoint::attach(&self.folder, spec, 0, Links::Renew).map(drop)
     }
 
     /// Identifiers of the endpoints that have pins, also of those that another process left.
@@ -186,7 +204,7 @@ impl Host {
         let mut ebpf = instance::load_shared(&self.folder)?;
         let pin = interface::pin_path(self.folder.root(), programs::DNS_RETURN);
         let hook = aya::programs::TcAttachType::Ingress;
-        interface::attach_one(&mut ebpf, programs::DNS_RETURN, interface_name, hook, &pin)
+        interface::attach_one(&mut ebpf, programs::DNS_RETURN, interface_name, hook, &pin, Links::TakeUp)
     }
 }
 

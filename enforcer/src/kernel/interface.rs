@@ -101,10 +101,51 @@ fn default_routes<'a>(routes4: &'a str, routes6: &'a str) -> impl Iterator<Item 
     four.chain(six).filter(|interface| *interface != "lo")
 }
 
+/// Where our programs stand among all at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// In front of all others.
+    First,
+    /// Others see packets before us, and may keep them from us.
+    Behind,
+    /// Not there: the interface was made anew, or somebody took them away.
+    Missing,
+}
+
+/// Whether pinned links are taken up, or new ones take their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Links {
+    /// Programs are replaced in their links.
+    TakeUp,
+    /// New links, in front of all others; the old ones go when the new ones judge.
+    Renew,
+}
+
+/// Where our programs stand.
+pub(super) fn order(interface: &str, pins: &Path) -> Result<Order, KernelError> {
+    let attached = attached_programs(interface)?;
+    let mut order = Order::First;
+    for ((program, _), programs) in HOOKS.iter().rev().zip(&attached) {
+        let pin = pin_path(pins, program);
+        let Some(link) = links::open(&pin)? else { return Ok(Order::Missing) };
+        let ours = link.info().map_err(|source| KernelError::Link {
+            operation: "read",
+            path: pin,
+            source: source.into(),
+        })?;
+        match programs.iter().position(|program| program.id == ours.program_id()) {
+            None => return Ok(Order::Missing),
+            Some(0) => {}
+            Some(_) => order = Order::Behind,
+        }
+    }
+    Ok(order)
+}
+
 /// Attaches both programs, or puts them in the place of those that are attached.
-pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, pins: &Path) -> Result<(), KernelError> {
+pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, pins: &Path, links: Links) -> Result<(), KernelError> {
     for (program, hook) in HOOKS {
-        attach_one(ebpf, program, interface, hook, &pin_path(pins, program))?;
+        attach_one(ebpf, program, interface, hook, &pin_path(pins, program), links)?;
     }
     Ok(())
 }
@@ -121,6 +162,7 @@ pub(super) fn attach_one(
     interface: &str,
     hook: TcAttachType,
     pin: &Path,
+    links: Links,
 ) -> Result<(), KernelError> {
     let failed = |operation| {
         move |source| KernelError::Program {
@@ -136,7 +178,9 @@ pub(super) fn attach_one(
         .try_into()
         .map_err(failed("find"))?;
     classifier.load().map_err(failed("load"))?;
-    if let Some(link) = links::open(pin)? {
+    if links == Links::TakeUp
+        && let Some(link) = links::open(pin)?
+    {
         let link = SchedClassifierLink::try_from(link).map_err(|source| KernelError::Link {
             operation: "adopt",
             path: pin.into(),
@@ -156,7 +200,7 @@ pub(super) fn attach_one(
         path: pin.into(),
         source: source.into(),
     })?;
-    links::pin(link, pin)
+    links::pin_over(link, pin)
 }
 
 #[cfg(test)]

@@ -34,6 +34,14 @@ pub(super) fn pin(link: FdLink, pin: &Path) -> Result<(), KernelError> {
     })
 }
 
+/// Pins a link where another may be pinned, which goes at the same moment.
+pub(super) fn pin_over(link: FdLink, at: &Path) -> Result<(), KernelError> {
+    let fresh = at.with_file_name(format!("{}~new", at.file_name().unwrap_or_default().display()));
+    unpin(&fresh)?;
+    pin(link, &fresh)?;
+    fs::rename(&fresh, at).map_err(|error| KernelError::file("replace", at, error))
+}
+
 /// Removes a pin that may be absent; the link goes when nobody else holds it.
 pub(super) fn unpin(pin: &Path) -> Result<(), KernelError> {
     match fs::remove_file(pin) {

@@ -30,6 +30,6 @@ pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes};
 pub use error::KernelError;
 pub use events::EventReader;
 pub use host::{Host, HostOptions};
-pub use interface::{AttachedProgram, attached_programs, interface_index, is_layer3};
+pub use interface::{AttachedProgram, Order, attached_programs, interface_index, is_layer3};
 pub use object::OBJECT;
 pub use store::{KernelStore, MapWrite, MemoryStore, Observed};
