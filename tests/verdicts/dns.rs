@@ -13,9 +13,12 @@ use crate::{
 /// `dns_return` sets this on answers.
 const ANSWER_MARK: u32 = 0x6e77_0001;
 
+/// MACs, source, destination.
+pub(crate) type Tuple = ([[u8; 6]; 2], (String, u16), (String, u16));
+
 /// MACs, addresses and ports of a frame, whose checksums must be right.
 #[track_caller]
-pub(crate) fn tuple(frame: &[u8]) -> ([[u8; 6]; 2], (String, u16), (String, u16)) {
+pub(crate) fn tuple(frame: &[u8]) -> Tuple {
     let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
     let (from, to) = match headers.net.as_ref().unwrap() {
         NetHeaders::Ipv4(ip, _) => {

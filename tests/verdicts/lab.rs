@@ -267,10 +267,6 @@ impl Lab {
         self.run(programs::POD_EGRESS, frame, 0, 1)
     }
 
-    pub(crate) fn ingress(&mut self, frame: &[u8]) -> Run {
-        self.run(programs::POD_INGRESS, frame, 0, 1)
-    }
-
     /// Runs a program with a packet mark, `repeat` times.
     pub(crate) fn run(&mut self, name: &str, frame: &[u8], mark: u32, repeat: u32) -> Run {
         let mut context = [0; 192];
