@@ -15,10 +15,12 @@ mod enforcer;
 pub mod feed_client;
 mod grant;
 mod grants;
+pub mod guardian;
 pub mod heartbeat;
 pub mod kernel;
 pub mod loopback_dns;
 mod netns;
+pub mod options;
 
 pub use enforcer::{EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions};
 pub use grant::{GrantRequest, Granted, Refused};

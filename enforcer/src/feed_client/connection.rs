@@ -21,7 +21,7 @@ use nameward_feed::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -53,17 +53,23 @@ pub(super) struct Connection {
     say: mpsc::UnboundedSender<FromEnforcer>,
     heard: Mutex<Option<Instant>>,
     revocations: Mutex<HashMap<(String, u32), Vec<oneshot::Sender<()>>>>,
+    end: Notify,
 }
 
 impl Connection {
     pub(super) fn new(say: mpsc::UnboundedSender<FromEnforcer>) -> Self {
-        Self { say, heard: Mutex::new(None), revocations: Mutex::default() }
+        Self { say, heard: Mutex::new(None), revocations: Mutex::default(), end: Notify::new() }
     }
 
     /// Whether the resolver was heard of lately.
     pub(super) fn is_alive(&self, now: Instant) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.is_some_and(|at| now.duration_since(at) < Duration::from_millis(DEAD_AFTER_MILLIS))
+    }
+
+    /// Ends the stream; the client connects again.
+    pub(super) fn end(&self) {
+        self.end.notify_one();
     }
 
     /// Puts a message on the stream; one that has ended does not need it.
@@ -152,6 +158,7 @@ impl Connection {
                     sequence += 1;
                     self.say(message(from_enforcer::Message::Heartbeat(Heartbeat { sequence })));
                 }
+                () = self.end.notified() => return Ok(()),
                 () = &mut silence => return Err(ConnectionError::Silent),
             }
         }

@@ -133,6 +133,11 @@ impl FeedClient {
         self.broadcast(&Message::EndpointRemoved(message));
     }
 
+    /// Begins every stream anew, with all DNS sockets that there are now.
+    pub fn reconnect(&self) {
+        self.live().iter().for_each(|connection| connection.end());
+    }
+
     fn broadcast(&self, message: &Message) {
         for connection in self.live() {
             connection.say(FromEnforcer { message: Some(message.clone()) });

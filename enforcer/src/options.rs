@@ -1,0 +1,170 @@
+//! The command line of `nameward-enforcer`.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::Parser;
+
+use crate::{EnforcerOptions, dns_link::DnsLinkOptions, kernel::HostOptions};
+
+/// Enforces egress policies by name on the interfaces and cgroups of this host.
+///
+/// Give it a file of endpoints and policies; resolvers are found in the folder of --feed. SIGHUP reads the file
+/// again, SIGTERM ends the process and leaves the fence up, --remove takes the fence away.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "nameward-enforcer", version)]
+pub struct Options {
+    /// Endpoints, policies and settings (YAML)
+    #[arg(long, value_name = "FILE", required_unless_present = "remove")]
+    pub config: Option<PathBuf>,
+
+    /// Folder where resolvers listen [default: unix:/run/nameward/feed]
+    #[arg(long, value_name = "unix:DIR")]
+    pub feed: Option<UnixPath>,
+
+    /// Serve bindings, endpoints, decisions and explanations on this socket
+    #[arg(long, value_name = "unix:PATH")]
+    pub api: Option<UnixPath>,
+
+    /// Take every program, map, pin, link and file of ours away, and end
+    #[arg(long)]
+    pub remove: bool,
+
+    /// A mounted BPF file system
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// Name that keeps several enforcers on one host apart: pins, files and link have it in their names
+    #[arg(long, value_name = "NAME", value_parser = instance_name)]
+    pub instance: Option<String>,
+
+    /// Folder for the names that a restart needs [default: /run/nameward/state]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// What resolvers and logs call this host [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// Accept endpoints on the interface that carries the host's default route
+    #[arg(long)]
+    pub allow_default_route: bool,
+
+    /// Accept the root cgroup as an endpoint
+    #[arg(long)]
+    pub allow_root_cgroup: bool,
+
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log: LogForm,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A path written as `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixPath(pub PathBuf);
+
+impl FromStr for UnixPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
+            Some(_) => Err("the path must begin with /".into()),
+            None => Err(format!("only unix sockets are served: write unix:{text}")),
+        }
+    }
+}
+
+impl Options {
+    /// Where the enforcer keeps things.
+    pub fn enforcer(&self, trusted: Vec<std::net::SocketAddr>) -> EnforcerOptions {
+        EnforcerOptions {
+            host: HostOptions { bpffs: self.bpffs.clone(), instance: self.instance.clone() },
+            state: Some(self.state()),
+            dns_link: Some(DnsLinkOptions { trusted, ..self.dns_link() }),
+        }
+    }
+
+    /// Names of the DNS link.
+    pub fn dns_link(&self) -> DnsLinkOptions {
+        let standard = DnsLinkOptions::default();
+        match &self.instance {
+            None => standard,
+            Some(instance) => DnsLinkOptions {
+                link: format!("nw-{instance}"),
+                namespace: self.run_folder().join("netns/dns"),
+                ..standard
+            },
+        }
+    }
+
+    /// The folder where resolvers listen.
+    pub fn feed(&self) -> PathBuf {
+        self.feed.as_ref().map_or_else(|| self.run_folder().join("feed"), |feed| feed.0.clone())
+    }
+
+    /// What this host is called.
+    pub fn node(&self) -> String {
+        let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+        self.node.clone().unwrap_or_else(|| host().unwrap_or_else(|_| "unnamed".into()))
+    }
+
+    /// The folder of files that a restart needs.
+    pub fn state(&self) -> PathBuf {
+        self.state.clone().unwrap_or_else(|| self.run_folder().join("state"))
+    }
+
+    fn run_folder(&self) -> PathBuf {
+        let run = PathBuf::from("/run/nameward");
+        self.instance.as_ref().map_or(run.clone(), |instance| run.join(instance))
+    }
+}
+
+/// An instance's name becomes part of an interface's name, which has at most 14 bytes and one more at its far end.
+fn instance_name(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if plain && (1..=11).contains(&text.len()) && text != nameward_abi::LAYOUT {
+        return Ok(text.into());
+    }
+    Err("write 1 to 11 lower-case letters, digits or dashes, but not v1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn instances_do_not_meet() {
+        let read = |arguments: &[&str]| {
+            Options::try_parse_from(["nameward-enforcer", "--config", "f"].iter().chain(arguments)).unwrap()
+        };
+        let (one, two) = (read(&[]), read(&["--instance", "blue"]));
+        assert_eq!(one.feed(), PathBuf::from("/run/nameward/feed"));
+        assert_ne!(one.state(), two.state());
+        assert_ne!(one.dns_link().link, two.dns_link().link);
+        assert_ne!(one.dns_link().namespace, two.dns_link().namespace);
+    }
+
+    #[test]
+    fn mistakes_say_what_to_write() {
+        Options::command().debug_assert();
+        let error = |arguments: &[&str]| {
+            let all = ["nameward-enforcer"].iter().chain(arguments);
+            Options::try_parse_from(all).unwrap_err().to_string()
+        };
+        assert!(error(&["--config", "f", "--api", "127.0.0.1:80"]).contains("write unix:127.0.0.1:80"));
+        assert!(error(&["--config", "f", "--instance", "a/b"]).contains("lower-case letters"));
+        assert!(error(&[]).contains("--config"));
+        assert!(Options::try_parse_from(["nameward-enforcer", "--remove"]).is_ok());
+    }
+}
