@@ -9,14 +9,15 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::svcb::{Mandatory, SVCB, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{CNAME, HTTPS};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use nameward_policy::Admission;
 
 /// Names between the question and its records at most (A1).
 pub(crate) const LONGEST_CHAIN: usize = 16;
 
 /// What the rules say about an answer that grants something.
 pub(crate) trait Terms {
-    /// Whether an address may be granted (A3).
-    fn admits(&self, address: IpAddr) -> bool;
+    /// What becomes of an address (A3).
+    fn admission(&self, address: IpAddr) -> Admission;
     /// Whether a name on the way needs a rule and has none (Q4).
     fn forbids_target(&self, name: &Name) -> bool;
     /// Whether addresses in HTTPS and SVCB records are learned instead of removed (A2).
@@ -155,14 +156,13 @@ impl Walk<'_> {
             RData::AAAA(aaaa) => Some(IpAddr::from(aaaa.0)),
             _ => None,
         };
-        match address {
-            Some(address) if !terms.admits(address) => self.checked.removed.private.push(address),
-            Some(address) => {
-                self.checked.addresses.push((address, record.ttl));
-                self.checked.answers.push(record.clone());
-            }
-            None => self.take_service(record, terms),
+        let Some(address) = address else { return self.take_service(record, terms) };
+        match terms.admission(address) {
+            Admission::Remove(_) => return self.checked.removed.private.push(address),
+            Admission::Grant => self.checked.addresses.push((address, record.ttl)),
+            Admission::PassOnly => {}
         }
+        self.checked.answers.push(record.clone());
     }
 
     /// HTTPS and SVCB lose what would lead past the grants (A2).
@@ -182,12 +182,12 @@ impl Walk<'_> {
         service.svc_params.retain_mut(|(key, value)| match (&key, value) {
             (SvcParamKey::EchConfigList, _) => false,
             (_, SvcParamValue::Ipv4Hint(hints)) if terms.learns_hints() => {
-                hints.0.retain(|hint| terms.admits(hint.0.into()));
+                hints.0.retain(|hint| terms.admission(hint.0.into()) == Admission::Grant);
                 learned.extend(hints.0.iter().map(|hint| (IpAddr::from(hint.0), ttl)));
                 !hints.0.is_empty()
             }
             (_, SvcParamValue::Ipv6Hint(hints)) if terms.learns_hints() => {
-                hints.0.retain(|hint| terms.admits(hint.0.into()));
+                hints.0.retain(|hint| terms.admission(hint.0.into()) == Admission::Grant);
                 learned.extend(hints.0.iter().map(|hint| (IpAddr::from(hint.0), ttl)));
                 !hints.0.is_empty()
             }

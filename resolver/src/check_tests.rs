@@ -11,8 +11,12 @@ struct Rules {
 }
 
 impl Terms for Rules {
-    fn admits(&self, address: IpAddr) -> bool {
-        !matches!(address, IpAddr::V4(v4) if v4.is_private())
+    fn admission(&self, address: IpAddr) -> Admission {
+        match address {
+            IpAddr::V4(v4) if v4.is_private() => Admission::Remove(nameward_policy::address::judge(address)),
+            IpAddr::V4(v4) if v4.is_loopback() => Admission::PassOnly,
+            IpAddr::V4(_) | IpAddr::V6(_) => Admission::Grant,
+        }
     }
     fn forbids_target(&self, name: &Name) -> bool {
         self.forbidden.is_some_and(|forbidden| name.to_ascii() == forbidden)
@@ -109,6 +113,13 @@ fn private_addresses_are_removed_from_what_is_granted_only() {
     assert_eq!(result.removed.private, [IpAddr::from(PRIVATE)]);
     let passed = check(&message(records), &asked(RecordType::A), None);
     assert_eq!((passed.answers.len(), passed.addresses.len()), (2, 0));
+}
+
+// A3: an address that a block covers is passed on, not granted through the name.
+#[test]
+fn covered_addresses_are_passed_on_only() {
+    let result = checked(vec![a("www.example.", [127, 0, 0, 1])]);
+    assert_eq!((result.answers.len(), result.addresses.len()), (1, 0));
 }
 
 // Q4

@@ -3,36 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Why a question was not simply answered: the words of SEMANTICS G5.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// No rule allows the name, or a rule denies it.
-    Filtered,
-    /// Addresses were taken out of the answer.
-    PrivateAddress,
-    /// A limit of the workload was reached.
-    Limit,
-    /// The question came from ourselves.
-    Loop,
-    /// No upstream answered in time, or with an error.
-    Upstream,
-    /// The addresses could not be made usable in time.
-    GrantTimeout,
-}
-
-impl Reason {
-    /// The stable word for counters, events, API and log.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Filtered => "filtered",
-            Self::PrivateAddress => "private-address",
-            Self::Limit => "limit",
-            Self::Loop => "loop",
-            Self::Upstream => "upstream",
-            Self::GrantTimeout => "grant-timeout",
-        }
-    }
-}
+pub use nameward_policy::Reason;
 
 /// A question and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +25,12 @@ pub enum Outcome {
     Answered {
         /// Addresses of the answer; empty for other types and for names that are not granted.
         addresses: Vec<IpAddr>,
+        /// Enforcement would have filtered the name (R6).
+        would_filter: bool,
     },
     /// Not answered, or not wholly.
     Denied {
-        /// The stable word.
+        /// Why; one of the words for DNS (G5).
         reason: Reason,
         /// The policy that decided, or what happened; for people.
         detail: String,
@@ -78,8 +51,8 @@ impl DecisionSink for AuditLog {
     fn decided(&self, decision: Decision) {
         let Decision { endpoint, name, record_type, outcome } = decision;
         match outcome {
-            Outcome::Answered { addresses } => {
-                tracing::debug!(target: "audit", %endpoint, %name, record_type, ?addresses, "answered");
+            Outcome::Answered { addresses, would_filter } => {
+                tracing::debug!(target: "audit", %endpoint, %name, record_type, ?addresses, would_filter, "answered");
             }
             Outcome::Denied { reason, detail } => {
                 tracing::info!(target: "audit", %endpoint, %name, record_type, reason = reason.word(), detail, "denied");

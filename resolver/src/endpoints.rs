@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use nameward_policy::DnsRules;
+use tokio::sync::Notify;
 
 pub use nameward_feed::Identity;
 
@@ -46,6 +47,7 @@ pub struct Endpoint {
 pub struct Endpoints {
     index: ArcSwap<Index>,
     writing: Mutex<()>,
+    changed: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -99,6 +101,20 @@ impl Endpoints {
         self.index.load().by_uid.get(uid).cloned()
     }
 
+    /// Waits for rules of another generation, or for the end of the endpoint. The caller bounds the wait.
+    pub(crate) async fn after(&self, uid: &str, generation: u32) -> Option<Arc<Endpoint>> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let endpoint = self.get(uid)?;
+            if endpoint.view.generation != generation {
+                return Some(endpoint);
+            }
+            changed.await;
+        }
+    }
+
     /// All endpoints, in no order.
     pub fn all(&self) -> Vec<Arc<Endpoint>> {
         self.index.load().by_uid.values().cloned().collect()
@@ -122,6 +138,7 @@ impl Endpoints {
         change(&mut index);
         index.rebuild();
         self.index.store(Arc::new(index));
+        self.changed.notify_waiters();
     }
 }
 
@@ -146,7 +163,7 @@ impl Index {
 
 /// The endpoint of a new view: its limits go on counting, its memory starts empty.
 fn renewed(old: &HashMap<Arc<str>, Arc<Endpoint>>, view: EndpointView) -> Arc<Endpoint> {
-    let settings = &view.rules.settings;
+    let names = usize::try_from(view.rules.limits().names).unwrap_or(usize::MAX);
     let limits = match old.get(&view.uid) {
         Some(old) => {
             old.fast.close();
@@ -154,7 +171,7 @@ fn renewed(old: &HashMap<Arc<str>, Arc<Endpoint>>, view: EndpointView) -> Arc<En
         }
         None => Arc::default(),
     };
-    let fast = FastPath::new(settings.limits.names);
-    let granted = GrantedNames::new(settings.limits.names);
+    let fast = FastPath::new(names);
+    let granted = GrantedNames::new(names);
     Arc::new(Endpoint { fast, granted, limits, view })
 }

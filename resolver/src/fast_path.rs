@@ -83,24 +83,21 @@ impl FastPath {
         Self { answers: Mutex::new(answers) }
     }
 
-    /// Writes the remembered answer. `now` is the clock, `beat` what expiry of grants is compared with.
+    /// Writes the remembered answer. Stale ones are given only while the grants behind them live (A8).
     pub(crate) fn answer(
         &self,
         key: &Key,
         query: &Query<'_>,
-        (now, beat): (Instant, Instant),
+        now: Instant,
         accept: Accept,
         into: &mut Vec<u8>,
     ) -> bool {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = answers.by_question.get(key.octets()) else { return false };
-        if entry.usable_until.is_some_and(|until| until <= beat) {
-            return false;
-        }
         let least = match accept {
             Accept::Fresh if now < entry.fresh_until => 0,
-            Accept::Fresh => return false,
-            Accept::Stale(ttl) => ttl,
+            Accept::Stale(ttl) if entry.usable_until.is_some_and(|until| now < until) => ttl,
+            Accept::Fresh | Accept::Stale(_) => return false,
         };
         let age = now.saturating_duration_since(entry.stored_at).as_secs();
         entry.answer.write(query, u32::try_from(age).unwrap_or(u32::MAX), least, into);

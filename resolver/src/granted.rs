@@ -46,6 +46,24 @@ impl GrantedNames {
         until
     }
 
+    /// What a snapshot says is granted; its TTLs have ended, as far as is known here.
+    pub(crate) fn adopt(&self, name: &Arc<str>, addresses: &[(IpAddr, Duration)], now: Instant) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let grants = addresses.iter().map(|(address, usable)| Grant {
+            address: *address,
+            ttl_ends: now,
+            usable_until: now + *usable,
+        });
+        names.put(name.clone(), grants.collect());
+    }
+
+    /// Until when an address is usable under this name, as far as is known here.
+    pub(crate) fn usable_until(&self, name: &str, address: IpAddr, now: Instant) -> Option<Instant> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let grant = names.peek(name)?.iter().find(|grant| grant.address == address)?;
+        (now < grant.usable_until).then_some(grant.usable_until)
+    }
+
     /// Records what was acknowledged.
     pub(crate) fn record(
         &self,

@@ -58,9 +58,6 @@ pub enum Refused {
 pub trait Grantor: Send + Sync {
     /// Ends when every address is usable, or will not be.
     fn grant(&self, request: GrantRequest) -> BoxFuture<'_, Result<Granted, Refused>>;
-
-    /// Whether the enforcer of this endpoint is heard: expiry is frozen while it is not.
-    fn alive(&self, endpoint: &str) -> bool;
 }
 
 /// Acknowledges in the process, for serving without an enforcer: nothing is enforced.
@@ -71,9 +68,5 @@ impl Grantor for Acknowledge {
     fn grant(&self, request: GrantRequest) -> BoxFuture<'_, Result<Granted, Refused>> {
         let shortest = request.addresses.iter().map(|(_, ttl)| *ttl).min().unwrap_or_default();
         Box::pin(std::future::ready(Ok(Granted { usable_for: shortest + request.grace })))
-    }
-
-    fn alive(&self, _endpoint: &str) -> bool {
-        true
     }
 }

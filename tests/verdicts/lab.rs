@@ -99,6 +99,8 @@ pub(crate) struct Run {
     pub(crate) nanoseconds: u64,
 }
 
+pub(crate) type Flows = Vec<(FlowKey, Flow)>;
+
 /// One instance; its maps go with it.
 pub(crate) struct Lab {
     ebpf: Ebpf,
@@ -222,7 +224,7 @@ impl Lab {
     }
 
     /// All flows: the established and the fleeting ones.
-    pub(crate) fn flows(&mut self) -> (Vec<(FlowKey, Flow)>, Vec<(FlowKey, Flow)>) {
+    pub(crate) fn flows(&mut self) -> (Flows, Flows) {
         let established: HashMap<_, FlowKey, Flow> = self.map(maps::FLOWS);
         let established = established.iter().map(Result::unwrap).collect();
         let fleeting: HashMap<_, FlowKey, Flow> = self.map(maps::FLEETING);

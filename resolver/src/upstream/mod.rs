@@ -5,11 +5,12 @@
 
 mod exchange;
 pub mod question;
+mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -17,6 +18,7 @@ use hickory_proto::op::{Message, ResponseCode};
 
 use self::exchange::exchange;
 pub use self::question::{Outstanding, Question};
+pub use self::routes::Routes;
 use crate::counters::Counters;
 
 /// After this time of silence another attempt starts beside the first.
@@ -63,6 +65,7 @@ pub enum UpstreamError {
 /// Servers that stand for each other.
 #[derive(Debug)]
 pub struct Group {
+    number: usize,
     servers: Vec<Server>,
 }
 
@@ -81,8 +84,14 @@ enum Attempt {
 impl Group {
     /// Servers in order of preference.
     pub fn new(servers: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let servers = servers.into_iter();
-        Self { servers: servers.map(Server::new).collect() }
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let servers = servers.into_iter().map(Server::new).collect();
+        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), servers }
+    }
+
+    /// Tells it from other groups of the process.
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// The servers.

@@ -21,17 +21,18 @@ impl ExtendedError {
         Self { code, text: text.into() }
     }
 
-    fn option(&self) -> Vec<u8> {
+    /// The data of the option: the code and at most 200 octets of text.
+    pub(crate) fn data(&self) -> Vec<u8> {
         let mut end = self.text.len().min(200);
         while !self.text.is_char_boundary(end) {
             end -= 1;
         }
-        let text = &self.text.as_bytes()[..end];
-        let mut option = vec![0, 15];
-        option.extend((text.len() as u16 + 2).to_be_bytes());
-        option.extend(self.code.to_be_bytes());
-        option.extend(text);
-        option
+        [&self.code.to_be_bytes()[..], &self.text.as_bytes()[..end]].concat()
+    }
+
+    fn option(&self) -> Vec<u8> {
+        let data = self.data();
+        [&[0, 15][..], &(data.len() as u16).to_be_bytes(), &data].concat()
     }
 }
 

@@ -1,1 +1,45 @@
-//! Namespaces, a small internet, scripted DNS for tests and the demo.
+//! Namespaces, a small internet and scripted DNS for tests and the demo.
+//!
+//! Everything here is made with a name of the form `nwt<process>x<number>...`, is removed when its guard is
+//! dropped, and, where a run was killed, by the next run ([`privileged`] and [`remove_leftovers`] do it).
+//! Nothing touches the root network namespace, its firewall, its routes or a cgroup of others.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use nameward_test_support::{SmallInternet, privileged};
+//!
+//! if !privileged() {
+//!     return Ok(()); // not root; fails instead where NAMEWARD_MUST_RUN is set
+//! }
+//! let mut internet = SmallInternet::new()?; // nsd at 198.51.100.53, web servers, a host that forwards
+//! let workload = internet.add_workload(internet.dns())?; // a namespace behind the host's veth `w1`
+//! let output = workload.output("curl", &["-sS", "http://allowed.example/"])?;
+//! assert!(output.contains("198.51.100.10"));
+//! assert_eq!(internet.web().hits().len(), 1); // the far side's view: who really arrived
+//! # Ok(()) }
+//! ```
+//!
+//! [`FakeDns`] is a scripted upstream, [`CgroupGuard`] a cgroup of one's own, [`wait_until`] waits for an event
+//! with a deadline. It contains nothing of the product, so that no test of it can agree with itself.
+
+mod cgroup;
+mod fake_dns;
+mod http;
+mod internet;
+mod leftovers;
+mod name_server;
+mod netns;
+mod privileged;
+mod wait;
+mod workload;
+
+pub use cgroup::CgroupGuard;
+pub use fake_dns::{Asked, FakeDns, Reply, Transport, address_record};
+pub use http::{Hit, WebServers};
+pub use internet::{DEFAULT_ZONE, SmallInternet};
+pub use leftovers::remove_leftovers;
+pub use name_server::NameServer;
+pub use netns::Netns;
+pub use privileged::{must_run, privileged};
+pub use wait::{wait_until, wait_until_async};
+pub use workload::Workload;

@@ -1,0 +1,126 @@
+//! The command line. Owns its words and their help; what they mean is in [`crate::rules`] and [`crate::run`].
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::rules;
+
+/// An egress firewall that knows names.
+#[derive(Debug, Parser)]
+#[command(name = "nameward", version, max_term_width = 110)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What `nameward` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command that may open connections only to what you allow
+    Run(Box<Run>),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff: `nameward man | man -l -`
+    Man,
+}
+
+const RUN_ABOUT: &str = "\
+Run a command that may open connections only to what you allow
+
+The command and everything it starts may look up and reach the names given with --allow, the addresses given with \
+--allow-cidr and what a policy file allows. Everything else is refused at once, in every protocol, and said on \
+stderr with the flag that would allow it. Needs root; under sudo the command runs as you, without privileges.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sudo nameward run --allow registry.npmjs.org:443 -- npm ci
+  sudo nameward run --allow '*.pypi.org' --allow files.pythonhosted.org:443/tcp -- pip install -r requirements.txt
+  sudo nameward run --allow-cidr 198.51.100.0/24:8000-8999 --allow-cidr '[2001:db8::1]:443' -- ./job
+  sudo nameward run --allow db.corp.example:5432 --allow-private db.corp.example -- ./migrate
+  sudo nameward run --audit --learn job.yaml -- ./job     # deny nothing, write down what it wanted
+  sudo nameward run --policy job.yaml -- ./job            # and now only that
+
+Rules:
+  NAME is a domain name, or *.NAME for every name below it (not NAME itself). Without a port a rule means every TCP
+  and UDP port; without /tcp or /udp a port means both. A name in the hosts file is taken from there. Answers with
+  private addresses are removed unless --allow-private or --allow-cidr covers them. Listeners of this machine need
+  --allow-cidr 127.0.0.1:PORT; what the command starts itself can be reached.
+
+Outside of the fence:
+  Files and UNIX sockets. Whoever may write your shell's start files, or speak to the Docker, D-Bus or SSH agent
+  socket, can have programs run elsewhere: narrow that with --private-home and --hide. Inside there are no user
+  namespaces, so programs that bring a sandbox of their own (browsers, bubblewrap) must run without it.
+
+Exit status:
+  The command's own; 125 when nameward failed, 126 when the command cannot be executed, 127 when it was not found,
+  128+N when signal N ended it. A first SIGINT or SIGTERM is passed on, a second one kills all that is left.";
+
+/// Arguments of `nameward run`.
+#[derive(Debug, Args)]
+#[command(about = "Run a command that may open connections only to what you allow", long_about = RUN_ABOUT)]
+#[command(after_help = "Try --help for examples.", after_long_help = RUN_EXAMPLES)]
+pub(crate) struct Run {
+    /// Allow a name, or *.NAME for all below it
+    #[arg(long, value_name = "NAME[:PORT[-PORT]][/tcp|/udp]", value_parser = rules::name_rule)]
+    pub(crate) allow: Vec<rules::NameRule>,
+
+    /// Allow private addresses in the answers of a name that another rule allows
+    #[arg(long, value_name = "NAME", value_parser = rules::pattern)]
+    pub(crate) allow_private: Vec<nameward_policy::Pattern>,
+
+    /// Allow an address or a range of addresses; PROTO is tcp, udp, sctp, icmp, any or a number
+    #[arg(long, value_name = "CIDR[:PORT[-PORT]][/PROTO]", value_parser = rules::cidr_rule)]
+    pub(crate) allow_cidr: Vec<rules::CidrRule>,
+
+    /// Apply every policy of a file (EgressPolicy objects; selectors are ignored)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Vec<PathBuf>,
+
+    /// Deny nothing, say what would have been denied
+    #[arg(long)]
+    pub(crate) audit: bool,
+
+    /// Write a policy file of what the command asked for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) learn: Option<PathBuf>,
+
+    /// Ask this DNS server instead of the system's
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = rules::dns_server)]
+    pub(crate) dns: Option<SocketAddr>,
+
+    /// How denials are written to stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log: LogFormat,
+
+    /// Run as this user instead of the one who called sudo
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// Give the command an empty home folder; the current folder is kept
+    #[arg(long)]
+    pub(crate) private_home: bool,
+
+    /// Hide a file, a socket or a folder from the command
+    #[arg(long, value_name = "PATH")]
+    pub(crate) hide: Vec<PathBuf>,
+
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Format of what goes to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Sentences
+    Text,
+    /// One JSON object a line
+    Json,
+}

@@ -1,0 +1,129 @@
+//! The flag that would allow what was denied.
+
+use std::net::IpAddr;
+
+use nameward_policy::Name;
+
+use super::{Fact, Subject};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+/// The flag, when there is one that helps.
+pub(super) fn of(fact: &Fact) -> Option<String> {
+    match (&fact.subject, fact.reason.as_str()) {
+        // A deny rule wins over every flag.
+        (_, "denied-cidr") => None,
+        (Subject::Question { .. }, "filtered") if fact.policy.is_some() => None,
+        (Subject::Question { name }, "filtered") => Some(format!("--allow {}", valid(name)?)),
+        (Subject::Question { name }, "private-address") => Some(format!("--allow-private {}", valid(name)?)),
+        (Subject::Packet { inbound: true, .. }, _) => None,
+        (
+            Subject::Packet { protocol, address, port, name, .. },
+            "no-match" | "port" | "expired" | "protocol",
+        ) => Some(match name.as_deref().and_then(valid).filter(|_| matches!(*protocol, TCP | UDP)) {
+            Some(name) => format!("--allow {name}:{port}/{}", protocol_word(*protocol)),
+            None => format!("--allow-cidr {}", block(*address, *protocol, *port)),
+        }),
+        _ => None,
+    }
+}
+
+fn block(address: IpAddr, protocol: u8, port: u16) -> String {
+    let word = protocol_word(protocol);
+    match address {
+        // A number behind a bare address would be a prefix length.
+        IpAddr::V4(v4) if word.parse::<u8>().is_ok() => format!("{v4}/32/{word}"),
+        IpAddr::V6(v6) if word.parse::<u8>().is_ok() => format!("{v6}/128/{word}"),
+        _ => format!("{}/{word}", place(address, protocol, port)),
+    }
+}
+
+/// What to do about reasons that no flag lifts.
+pub(super) fn advice(reason: &str) -> Option<&'static str> {
+    match reason {
+        "upstream" => {
+            Some("the DNS server gave no answer: see that it is reachable, or name another one with --dns")
+        }
+        "dns-elsewhere" => {
+            Some("use the system's DNS: other DNS servers and DNS over TLS cannot be used inside")
+        }
+        "foreign-netns" => Some("inside, network namespaces of others cannot be used"),
+        "inbound" => Some("connections from outside are not accepted"),
+        _ => None,
+    }
+}
+
+/// Address and port as the command line takes them.
+pub(super) fn place(address: IpAddr, protocol: u8, port: u16) -> String {
+    match address {
+        _ if !has_ports(protocol) => address.to_string(),
+        IpAddr::V4(v4) => format!("{v4}:{port}"),
+        IpAddr::V6(v6) => format!("[{v6}]:{port}"),
+    }
+}
+
+/// The protocol as the command line takes it.
+pub(super) fn protocol_word(protocol: u8) -> String {
+    match protocol {
+        TCP => "tcp".to_owned(),
+        UDP => "udp".to_owned(),
+        SCTP => "sctp".to_owned(),
+        ICMP | ICMPV6 => "icmp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether packets of a protocol have ports.
+pub(super) const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP)
+}
+
+/// A name that a rule could have (SEMANTICS N1).
+fn valid(name: &str) -> Option<Name> {
+    Name::parse(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Verdict;
+    use crate::rules::{cidr_rule, name_rule};
+
+    fn flag(protocol: u8, address: &str, name: Option<&str>, reason: &str) -> Option<String> {
+        let subject = Subject::Packet {
+            protocol,
+            address: address.parse().unwrap(),
+            port: 9,
+            name: name.map(str::to_owned),
+            inbound: false,
+        };
+        of(&Fact { subject, verdict: Verdict::Deny, reason: reason.into(), policy: None })
+    }
+
+    // X4: what is suggested can be typed.
+    #[test]
+    fn flags_are_valid_rules() {
+        for (protocol, address) in
+            [(6, "2001:db8::1"), (17, "192.0.2.1"), (1, "192.0.2.1"), (58, "2001:db8::1"), (47, "192.0.2.1")]
+        {
+            let flag = flag(protocol, address, None, "no-match").unwrap();
+            cidr_rule(flag.strip_prefix("--allow-cidr ").unwrap()).unwrap();
+        }
+        let flag = flag(6, "192.0.2.1", Some("a.example"), "port").unwrap();
+        name_rule(flag.strip_prefix("--allow ").unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_no_flag_lifts_has_none() {
+        assert_eq!(flag(6, "192.0.2.1", None, "denied-cidr"), None);
+        assert_eq!(flag(6, "192.0.2.1", None, "foreign-netns"), None);
+        assert_eq!(
+            flag(1, "192.0.2.1", Some("a.example"), "no-match").unwrap(),
+            "--allow-cidr 192.0.2.1/icmp"
+        );
+    }
+}

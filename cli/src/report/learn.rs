@@ -1,0 +1,170 @@
+//! `--learn FILE`: what the command asked for, as a policy that `--policy` takes (SEMANTICS X4, X5).
+//!
+//! A name that was asked for, with the ports that were tried on its addresses; every port when it never came to
+//! that. An address that no name gave, as a CIDR.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nameward_policy::Name;
+
+use super::{Subject, flag::has_ports};
+
+/// More destinations than a policy can hold are not written down.
+const KEPT: usize = 4_000;
+/// Limits of the policy schema.
+const PORTS_PER_RULE: usize = 32;
+/// See [`PORTS_PER_RULE`].
+const PEERS_PER_RULE: usize = 16;
+/// See [`PORTS_PER_RULE`].
+const RULES_PER_POLICY: usize = 64;
+
+/// Protocol number and port.
+type Use = (u8, u16);
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Learned {
+    names: BTreeMap<Name, BTreeSet<Use>>,
+    addresses: BTreeMap<IpAddr, BTreeSet<Use>>,
+}
+
+impl Learned {
+    pub(super) fn add(&mut self, subject: &Subject) {
+        if self.names.len() + self.addresses.len() >= KEPT {
+            return;
+        }
+        match subject {
+            Subject::Question { name } => {
+                if let Ok(name) = Name::parse(name) {
+                    self.names.entry(name).or_default();
+                }
+            }
+            Subject::Packet { inbound: true, .. } => {}
+            Subject::Packet { protocol, address, port, name, .. } => {
+                let port = if has_ports(*protocol) { *port } else { 0 };
+                let uses = match name.as_deref().and_then(|name| Name::parse(name).ok()) {
+                    Some(name) => self.names.entry(name).or_default(),
+                    None => self.addresses.entry(*address).or_default(),
+                };
+                uses.insert((*protocol, port));
+            }
+        }
+    }
+
+    /// Writes the policy.
+    pub(crate) fn write(&self, file: &Path, command: &str) -> Result<()> {
+        std::fs::write(file, self.to_policy(command))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// As many policies as their limits need, in one file.
+    fn to_policy(&self, command: &str) -> String {
+        let command: String = command.chars().filter(|character| !character.is_control()).collect();
+        let mut text = format!("# What this asked for: {command}\n");
+        let rules = self.rules();
+        let documents: Vec<&[LearnedRule]> = match rules.is_empty() {
+            true => vec![&[]],
+            false => rules.chunks(RULES_PER_POLICY).collect(),
+        };
+        for (number, rules) in documents.iter().enumerate() {
+            if number > 0 {
+                text.push_str("---\n");
+            }
+            document(&mut text, number + 1, rules);
+        }
+        text
+    }
+
+    /// Destinations with the same ports share a rule, up to what a rule can hold.
+    fn rules(&self) -> Vec<LearnedRule> {
+        let mut by_ports: BTreeMap<Vec<String>, Destinations> = BTreeMap::new();
+        for (name, uses) in &self.names {
+            by_ports.entry(ports(uses)).or_default().names.push(name.to_string());
+        }
+        for (address, uses) in &self.addresses {
+            by_ports.entry(ports(uses)).or_default().addresses.push(*address);
+        }
+        let rule = |ports: &Vec<String>, peers: &[String]| LearnedRule {
+            ports: ports.clone(),
+            peers: peers.to_vec(),
+        };
+        by_ports
+            .iter()
+            .flat_map(|(ports, destinations)| {
+                destinations
+                    .peers()
+                    .chunks(PEERS_PER_RULE)
+                    .map(|peers| rule(ports, peers))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// A rule in the words of the file.
+#[derive(Debug)]
+struct LearnedRule {
+    ports: Vec<String>,
+    peers: Vec<String>,
+}
+
+fn document(text: &mut String, number: usize, rules: &[LearnedRule]) {
+    let suffix = if number > 1 { format!("-{number}") } else { String::new() };
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata:\n  name: learned{suffix}\n  \
+         namespace: default\nspec:\n  podSelector: {{}}"
+    );
+    text.push_str(if rules.is_empty() { "  egress: []\n" } else { "  egress:\n" });
+    for (index, rule) in rules.iter().enumerate() {
+        let _ = writeln!(text, "  - name: rule-{}\n    to:", index + 1);
+        for peer in &rule.peers {
+            let _ = writeln!(text, "    - {peer}");
+        }
+        let _ = writeln!(text, "    ports:");
+        for port in &rule.ports {
+            let _ = writeln!(text, "    - {port}");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Destinations {
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Destinations {
+    fn peers(&self) -> Vec<String> {
+        const NAMES_PER_PEER: usize = 256;
+        let names = self.names.chunks(NAMES_PER_PEER).map(|names| {
+            let names = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            format!("domainNames: [{names}]")
+        });
+        let blocks = self.addresses.iter().map(|address| {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            format!("ipBlock: {{cidr: \"{address}/{length}\"}}")
+        });
+        names.chain(blocks).collect()
+    }
+}
+
+fn ports(uses: &BTreeSet<Use>) -> Vec<String> {
+    if uses.is_empty() || uses.len() > PORTS_PER_RULE {
+        return vec!["{protocol: TCP}".to_owned(), "{protocol: UDP}".to_owned()];
+    }
+    uses.iter()
+        .map(|(protocol, port)| match protocol {
+            6 => format!("{{protocol: TCP, port: {port}}}"),
+            17 => format!("{{protocol: UDP, port: {port}}}"),
+            132 => format!("{{protocol: SCTP, port: {port}}}"),
+            1 | 58 => "{protocol: ICMPEcho}".to_owned(),
+            other => format!("{{protocol: {other}}}"),
+        })
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! `nameward run`, from the arguments to the exit status (SEMANTICS X1-X8).
+//!
+//! ```text
+//! rules, servers, credentials   all mistakes are known here; nothing exists yet
+//! lease, cgroup, sandbox        one thread: the sandbox is a fork. It arranges itself and waits
+//! fence                         programs on the cgroup, resolver on its ports
+//! go                            the command starts; denials are told until the last process has ended
+//! summary, --learn, removal
+//! ```
+
+mod fence;
+mod signals;
+mod upstream;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use self::fence::{Fence, FenceOptions};
+use self::signals::{Request, Requests, Signals};
+use self::upstream::Upstream;
+use crate::args::{LogFormat, Run};
+use crate::report::Report;
+use crate::resolver_conf;
+use crate::rules::Rules;
+use crate::sandbox::{self, Cgroup, Credentials, Lease, Plan, Sandbox, Terminal, View};
+
+/// Runs a command behind the fence.
+pub(crate) fn run(arguments: &Run) -> Result<ExitCode> {
+    let logging = tracing_subscriber::EnvFilter::try_from_env("NAMEWARD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,audit=off"));
+    tracing_subscriber::fmt().with_env_filter(logging).with_writer(std::io::stderr).init();
+    let prepared = Prepared::read(arguments)?;
+    let signals = Signals::block()?;
+    let terminal = Terminal::remember();
+    let result = prepared.start(signals);
+    terminal.restore();
+    result
+}
+
+/// What is known before anything is made.
+struct Prepared<'a> {
+    arguments: &'a Run,
+    rules: Rules,
+    upstream: Upstream,
+    plan: Plan,
+}
+
+impl<'a> Prepared<'a> {
+    fn read(arguments: &'a Run) -> Result<Self> {
+        refuse_network_sockets()?;
+        let rules = Rules::collect(arguments, &read_or_empty("/etc/hosts")?)?;
+        if arguments.log == LogFormat::Text {
+            rules.warnings.iter().for_each(|warning| eprintln!("nameward: warning: {warning}"));
+        }
+        ensure!(
+            nix::unistd::Uid::effective().is_root(),
+            "`nameward run` needs root to load its kernel programs; run it as `sudo nameward run ...`: \
+             the command itself will run as you"
+        );
+        if let Some(file) = &arguments.learn {
+            fs::write(file, "").with_context(|| format!("cannot write --learn {}", file.display()))?;
+        }
+        let resolv_conf = read_or_empty("/etc/resolv.conf")?;
+        let servers = match arguments.dns {
+            Some(server) => vec![server],
+            None => resolver_conf::servers(&resolv_conf),
+        };
+        let upstream = Upstream::probe(servers, rules.need_dns())?;
+        let plan = plan(arguments, &resolv_conf, &upstream)?;
+        Ok(Self { arguments, rules, upstream, plan })
+    }
+
+    /// Makes the sandbox, then the fence around it, then lets the command go.
+    fn start(self, signals: Signals) -> Result<ExitCode> {
+        let name = unique_name()?;
+        let lease = Lease::take(&name)?;
+        let place = Cgroup::place(&format!("nameward-{name}"))?;
+        let lease = lease.record(&sandbox::Holdings { cgroup: place.clone(), pins: pins(&name) })?;
+        let cgroup = Cgroup::create(place)?;
+        // One thread until here: the sandbox is a copy of this process.
+        let sandbox = Sandbox::spawn(&self.plan, &cgroup)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let result = runtime.block_on(self.guard(&name, &sandbox, &cgroup, signals));
+        drop(sandbox);
+        drop(cgroup);
+        drop(runtime);
+        drop(lease);
+        result
+    }
+
+    async fn guard(
+        self,
+        name: &str,
+        sandbox: &Sandbox,
+        cgroup: &Cgroup,
+        signals: Signals,
+    ) -> Result<ExitCode> {
+        let mut report = Report::new(self.arguments.log, self.arguments.learn.is_some());
+        let mut fence = Fence::raise(FenceOptions {
+            name,
+            cgroup: cgroup.path(),
+            rules: self.rules.rules,
+            audit: self.arguments.audit,
+            upstream: self.upstream.servers(),
+        })
+        .await?;
+        self.upstream.answered_or_fail()?;
+        wait_until_ready(sandbox)?;
+        sandbox.go()?;
+        let status = supervise(sandbox, &mut fence, &mut report, signals.listen()?).await?;
+        let lost = fence.lower(&mut report).await?;
+        report.summary(lost);
+        if let (Some(file), Some(learned)) = (&self.arguments.learn, report.learned()) {
+            let words: Vec<_> = self.arguments.command.iter().map(|word| word.to_string_lossy()).collect();
+            learned.write(file, &words.join(" "))?;
+        }
+        Ok(ExitCode::from(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)))
+    }
+}
+
+/// Tells decisions and passes signals on until the sandbox has ended. Gives its status.
+async fn supervise(
+    sandbox: &Sandbox,
+    fence: &mut Fence,
+    report: &mut Report,
+    signals: AsyncFd<SignalFd>,
+) -> Result<i32> {
+    let control = AsyncFd::with_interest(sandbox.control().as_raw_fd(), Interest::READABLE)
+        .context("cannot listen to the sandbox")?;
+    let mut requests = Requests::default();
+    let mut command_lives = true;
+    loop {
+        tokio::select! {
+            ready = control.readable() => {
+                ready.context("cannot listen to the sandbox")?.clear_ready();
+                match sandbox.report()? {
+                    sandbox::Report::CommandEnded => command_lives = false,
+                    sandbox::Report::Failed(text) => bail!(text),
+                    sandbox::Report::Ready => {}
+                    sandbox::Report::Closed => return Ok(sandbox.wait()?.status),
+                }
+            }
+            signal = signals::next(&signals) => {
+                match requests.judge(&signal?, command_lives, Instant::now()) {
+                    Request::Nothing => {}
+                    Request::Forward(number) => sandbox.forward(number)?,
+                    Request::Kill => sandbox.kill(),
+                }
+            }
+            result = fence.tell(report) => result?,
+        }
+    }
+}
+
+/// The sandbox has been arranging itself since it was spawned; what is left of that is waited for.
+fn wait_until_ready(sandbox: &Sandbox) -> Result<()> {
+    match sandbox.report()? {
+        sandbox::Report::Ready => Ok(()),
+        sandbox::Report::Failed(text) => bail!(text),
+        sandbox::Report::CommandEnded | sandbox::Report::Closed => bail!("the sandbox ended before it began"),
+    }
+}
+
+fn plan(arguments: &Run, resolv_conf: &str, upstream: &Upstream) -> Result<Plan> {
+    let credentials = Credentials::find(arguments.user.as_deref())?;
+    let private_home = arguments.private_home.then(|| (credentials.home(), credentials.uid, credentials.gid));
+    if let Some((home, _, _)) = &private_home {
+        ensure!(
+            home.is_dir() && home.parent().is_some(),
+            "--private-home: {} is no home folder",
+            home.display()
+        );
+    }
+    let mut hide = Vec::with_capacity(arguments.hide.len());
+    for path in &arguments.hide {
+        hide.push(path.canonicalize().with_context(|| format!("--hide {}", path.display()))?);
+    }
+    let nsswitch = read_or_empty("/etc/nsswitch.conf")?;
+    let view = View {
+        resolv_conf: resolver_conf::for_sandbox(resolv_conf, upstream.servers()),
+        nsswitch_conf: (!nsswitch.is_empty()).then(|| resolver_conf::plain_dns(&nsswitch)),
+        private_home,
+        hide,
+    };
+    let mut command = Vec::with_capacity(arguments.command.len());
+    for word in &arguments.command {
+        command.push(CString::new(word.as_bytes()).context("the command contains a null byte")?);
+    }
+    let directory =
+        std::env::current_dir().context("the current directory is gone; change to another one")?;
+    Ok(Plan { command, environment: credentials.environment(), directory, credentials, view })
+}
+
+/// What the command inherits would pass the fence by: sockets are judged where they were made (bypass row B37).
+fn refuse_network_sockets() -> Result<()> {
+    for (descriptor, name) in [(0, "input"), (1, "output"), (2, "error")] {
+        let Ok(address) = getsockname::<SockaddrStorage>(descriptor) else { continue };
+        ensure!(
+            matches!(address.family(), Some(AddressFamily::Unix)),
+            "standard {name} is a network socket, which the fence could not judge; connect it by a pipe, \
+             for instance through cat"
+        );
+    }
+    Ok(())
+}
+
+fn read_or_empty(path: &str) -> Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
+    }
+}
+
+/// Distinct among all runs since the boot.
+fn unique_name() -> Result<String> {
+    let now =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?;
+    Ok(format!("run-{}-{:x}{:08x}", std::process::id(), now.tv_sec(), now.tv_nsec()))
+}
+
+fn pins(name: &str) -> PathBuf {
+    PathBuf::from(fence::BPFFS).join("nameward").join(name)
+}

@@ -1,0 +1,98 @@
+//! The record of a run: what it made outside of its processes, so that the next run can remove it when this one
+//! was killed before it could.
+//!
+//! A record is a file that its run keeps locked; the kernel drops the lock with the process. A folder-wide lock
+//! keeps the making of a record and the search for abandoned ones apart.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup;
+
+/// Where records are kept.
+const FOLDER: &str = "/run/nameward/runs";
+
+/// What a run leaves behind when it is killed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Holdings {
+    /// Its cgroup.
+    pub(crate) cgroup: PathBuf,
+    /// Its folder of pins.
+    pub(crate) pins: PathBuf,
+}
+
+/// A locked record. Dropping it removes the record: what it names must be gone by then.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Lease {
+    /// Removes what killed runs left behind, then opens the record of a run called `name`.
+    pub(crate) fn take(name: &str) -> Result<Self> {
+        fs::create_dir_all(FOLDER).with_context(|| format!("cannot make {FOLDER}"))?;
+        let all = File::create(Path::new(FOLDER).join(".lock"))
+            .with_context(|| format!("cannot write in {FOLDER}"))?;
+        let _all = lock(all, FlockArg::LockExclusive).context("cannot lock the records of runs")?;
+        for entry in fs::read_dir(FOLDER)?.flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "json") {
+                remove_if_abandoned(&entry.path());
+            }
+        }
+        let path = Path::new(FOLDER).join(format!("{name}.json"));
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            lock(file, FlockArg::LockExclusiveNonblock).context("cannot lock the record of this run")?;
+        Ok(Self { path, file })
+    }
+
+    /// Writes down what this run makes.
+    pub(crate) fn record(self, holdings: &Holdings) -> Result<Self> {
+        let text = serde_json::to_vec(holdings)?;
+        (&*self.file).write_all(&text).with_context(|| format!("cannot write {}", self.path.display()))?;
+        Ok(self)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "the record of this run could not be removed");
+        }
+    }
+}
+
+fn lock(file: File, how: FlockArg) -> io::Result<Flock<File>> {
+    Flock::lock(file, how).map_err(|(_, error)| io::Error::from(error))
+}
+
+/// Removes a record and what it names, unless its run is alive. What cannot be removed stays recorded.
+fn remove_if_abandoned(path: &Path) {
+    let Ok(file) = File::open(path) else { return };
+    let Ok(_file) = lock(file, FlockArg::LockExclusiveNonblock) else { return };
+    let text = fs::read(path).unwrap_or_default();
+    let holdings: Holdings = serde_json::from_slice(&text).unwrap_or_default();
+    if let Err(error) = remove(&holdings).and_then(|()| fs::remove_file(path)) {
+        eprintln!("nameward: cannot remove what a killed run left behind ({}): {error}", path.display());
+    }
+}
+
+/// The processes first: they must never run without the programs that fence them.
+fn remove(holdings: &Holdings) -> io::Result<()> {
+    if !holdings.cgroup.as_os_str().is_empty() {
+        cgroup::remove(&holdings.cgroup)?;
+    }
+    if !holdings.pins.as_os_str().is_empty() {
+        match fs::remove_dir_all(&holdings.pins) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}

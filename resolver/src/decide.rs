@@ -1,0 +1,94 @@
+//! May it be asked (Q2-Q4, Q6): the words of `policy` turned into what the resolver does.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::Name as DnsName;
+use nameward_policy::{Admission, DnsAnswer, DnsRules, Hints, Name, NameRule, PolicyRef, QueryDecision};
+
+use crate::check::Terms;
+use crate::wire::reply::ExtendedError;
+use crate::wire::{codes, ede};
+
+/// What becomes of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Asked, and its addresses granted.
+    Grant(NameRule),
+    /// Asked and passed on, nothing granted.
+    Pass {
+        /// Enforcement would have filtered it.
+        would_filter: bool,
+    },
+    /// Answered here.
+    Here {
+        /// Response code.
+        code: u16,
+        /// Whether a SOA goes with it.
+        soa: bool,
+        /// Why; nothing for search expansions, which are nobody's fault.
+        error: Option<ExtendedError>,
+    },
+}
+
+/// Judges a name. Behind a forwarder policy answers carry no SOA and are never NODATA (Q3, Q9): its cache
+/// would keep them for others.
+pub(crate) fn decide(rules: &DnsRules, name: &Name, forwarded: bool) -> Verdict {
+    match rules.decide(name) {
+        QueryDecision::Allowed(rule) => Verdict::Grant(rule),
+        QueryDecision::Unfiltered { would_filter } => Verdict::Pass { would_filter },
+        QueryDecision::SearchExpansion => {
+            Verdict::Here { code: codes::NXDOMAIN, soa: !forwarded, error: None }
+        }
+        QueryDecision::Filtered { policy, name_below_allowed } => {
+            let code = filtered_code(rules, name_below_allowed && !forwarded);
+            here(code, forwarded, ExtendedError::new(ede::FILTERED, filtered_text(name, policy)))
+        }
+        QueryDecision::Denied { policy } => {
+            let text = format!("nameward: {name} is denied by {policy}");
+            here(filtered_code(rules, false), forwarded, ExtendedError::new(ede::BLOCKED, text))
+        }
+    }
+}
+
+/// The terms of an answer that grants something.
+pub(crate) struct RuleTerms<'a> {
+    pub(crate) rules: &'a DnsRules,
+    pub(crate) rule: NameRule,
+}
+
+impl Terms for RuleTerms<'_> {
+    fn admission(&self, address: IpAddr) -> Admission {
+        self.rules.admission(&self.rule, address)
+    }
+
+    fn forbids_target(&self, target: &DnsName) -> bool {
+        let allowed = || {
+            let name = Name::parse(&target.to_ascii()).ok()?;
+            matches!(self.rules.decide(&name), QueryDecision::Allowed(_)).then_some(())
+        };
+        self.rule.strict_chain && allowed().is_none()
+    }
+
+    fn learns_hints(&self) -> bool {
+        self.rules.settings().hints == Hints::Learn
+    }
+}
+
+fn here(code: u16, forwarded: bool, error: ExtendedError) -> Verdict {
+    Verdict::Here { code, soa: !forwarded && code != codes::REFUSED, error: Some(error) }
+}
+
+fn filtered_code(rules: &DnsRules, name_below_allowed: bool) -> u16 {
+    match rules.settings().answer {
+        DnsAnswer::Refused => codes::REFUSED,
+        DnsAnswer::NxDomain if name_below_allowed => codes::NOERROR,
+        DnsAnswer::NxDomain => codes::NXDOMAIN,
+    }
+}
+
+fn filtered_text(name: &Name, policy: Option<PolicyRef>) -> String {
+    match policy {
+        Some(policy) => format!("nameward: no rule allows {name}; isolated by {policy}"),
+        None => format!("nameward: no rule allows {name}"),
+    }
+}

@@ -1,0 +1,151 @@
+//! The adversary inside, as uid 0 (bypass rows B36, B37). What counts is what came of each attempt, and that no
+//! packet reached the far side.
+
+use std::collections::HashMap;
+use std::process::Command;
+
+use crate::lab::{Lab, Said, finish, nameward, privileged};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/run/programs/leave.py");
+
+fn attempts(said: &Said) -> HashMap<&str, &str> {
+    said.out.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
+// B36
+#[test]
+fn no_way_out_for_uid_0() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let outside = std::process::id().to_string();
+    let said = lab.run(&["--", "/usr/bin/python3", SCRIPT, &outside]);
+    said.ended(0);
+    let found = attempts(&said);
+    let expected = [
+        ("write-cgroup-procs", "ENOENT"),
+        ("write-cgroup-procs-v2", "EROFS"),
+        ("cgroup-files", "0"),
+        ("pins", "0"),
+        ("unlink-pins", "EROFS"),
+        ("own-sockets", "0"),
+        ("mount-cgroup2", "EPERM"),
+        ("mount-bpf", "EPERM"),
+        ("umount", "EPERM"),
+        ("bpf", "EPERM"),
+        ("unshare-user", "EPERM"),
+        ("unshare-net", "EPERM"),
+        ("unshare-cgroup", "EPERM"),
+        ("unshare-mount", "EPERM"),
+        ("unshare-time", "EPERM"),
+        ("unshare-user-high-bits", "EPERM"),
+        ("clone-user", "EPERM"),
+        ("clone3", "ENOSYS"),
+        ("setns", "EPERM"),
+        ("socket-packet", "EAFNOSUPPORT"),
+        ("socket-vsock", "EAFNOSUPPORT"),
+        ("socket-xdp", "EAFNOSUPPORT"),
+        ("socket-alg", "EAFNOSUPPORT"),
+        ("socket-bluetooth", "EAFNOSUPPORT"),
+        ("socket-can", "EAFNOSUPPORT"),
+        ("socket-smc", "EAFNOSUPPORT"),
+        ("socket-raw", "EPERM"),
+        ("socket-obsolete-packet", "EPROTONOSUPPORT"),
+        ("socket-mptcp", "EPROTONOSUPPORT"),
+        ("socket-unix", "ok"),
+        ("socket-inet", "ok"),
+        ("socket-inet6", "ok"),
+        ("socket-netlink", "ok"),
+        ("socket-x32", "ENOSYS"),
+        ("io_uring", "ENOSYS"),
+        ("add_key", "EPERM"),
+        ("request_key", "EPERM"),
+        ("keyctl", "EPERM"),
+        ("pidfd-outside", "ESRCH"),
+        ("ptrace-outside", "ESRCH"),
+        ("ptrace-init", "EPERM"),
+        ("kill-outside", "ESRCH"),
+        ("processes", "0"),
+        ("core_pattern", "EROFS"),
+        ("uevent_helper", "EROFS"),
+        ("sysrq", "ENOENT"),
+        ("tiocsti", "EPERM"),
+    ];
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(what, result)| found.get(what) != Some(result))
+        .map(|(what, result)| format!("{what}: {:?}, not {result}", found.get(what)))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}\n{said:#?}");
+    assert_eq!(found.len(), expected.len(), "an attempt is not checked: {said:#?}");
+}
+
+// B36
+#[test]
+fn privileges_are_gone_for_root_and_for_others() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    for (user, uid) in [("root", "0"), ("nobody", "65534")] {
+        let said = lab.run(&["--user", user, "--", "cat", "/proc/self/status"]);
+        said.ended(0);
+        let has = |line: String| assert!(said.out.contains(&line), "{line}: {said:#?}");
+        for set in ["Inh", "Prm", "Eff", "Bnd", "Amb"] {
+            has(format!("Cap{set}:\t0000000000000000"));
+        }
+        has("NoNewPrivs:\t1".into());
+        has("Seccomp:\t2".into());
+        has(format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"));
+    }
+}
+
+// B36: fork, setsid and the end of all parents change nothing.
+#[test]
+fn a_daemon_stays_inside() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon =
+        "setsid sh -c '(curl -sS --max-time 5 http://203.0.113.99/ || echo refused) & exit 0'; exit 0";
+    let said = lab.run(&["--allow", "allowed.example", "--", "sh", "-c", daemon]);
+    said.ended(0).told("203.0.113.99:80 (never resolved): no-match");
+    assert!(said.out.contains("refused"), "{said:#?}");
+    assert!(!lab.was_reached("203.0.113.99"));
+}
+
+// B37
+#[test]
+fn a_network_socket_as_standard_input_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let host = lab.host();
+    let socket = lab.in_namespace(&host, || std::net::UdpSocket::bind("192.0.2.2:0").unwrap());
+    let mut command = lab.command(&["--", "true"]);
+    command.stdin(std::os::fd::OwnedFd::from(socket));
+    finish(command).ended(125).told("standard input is a network socket");
+}
+
+// B37
+#[test]
+fn other_descriptors_do_not_come_along() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let script = "import os, socket, subprocess, sys\n\
+                  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  d = os.open('/sys/fs/cgroup', os.O_RDONLY)\n\
+                  sys.exit(subprocess.run(sys.argv[1:], pass_fds=[s.fileno(), d]).returncode)";
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", lab.host())).args(["/usr/bin/python3", "-c", script]);
+    command.arg(nameward()).args(["run", "--dns", crate::lab::DNS, "--", "ls", "-l", "/proc/self/fd"]);
+    command.stdin(std::process::Stdio::null()).env_remove("SUDO_UID");
+    let said = finish(command);
+    said.ended(0);
+    assert!(!said.out.contains("socket:") && !said.out.contains("cgroup"), "{said:#?}");
+}

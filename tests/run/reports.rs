@@ -1,0 +1,114 @@
+//! What a run tells: denials, the summary, `--audit`, `--learn`, `--policy`, JSON (X4, X5, R6).
+
+use crate::lab::{Lab, privileged};
+
+// X4
+#[test]
+fn denials_are_folded_and_summed_up() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let script =
+        "for n in 1 2 3; do curl -s http://203.0.113.99/; done; curl -s http://denied.example/; exit 0";
+    let said = lab.run(&["--allow", "allowed.example", "--", "sh", "-c", script]);
+    said.ended(0).told("nameward: denied 2 destinations:");
+    said.told("nameward: to allow all of it: --allow denied.example --allow-cidr 203.0.113.99:80/tcp");
+    let lines = said.err.matches("nameward: denied tcp 203.0.113.99:80 (never resolved): no-match").count();
+    assert_eq!(lines, 1, "{said:#?}");
+}
+
+#[test]
+fn a_run_without_denials_says_nothing() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let said = lab.run(&["--allow", "allowed.example", "--", "curl", "-sS", "http://allowed.example/"]);
+    assert_eq!((said.ended(0).err.as_str(), said.out.as_str()), ("", "hello from 198.51.100.10\n"));
+}
+
+// X4
+#[test]
+fn json_is_one_object_a_line() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let said = lab.run(&[
+        "--log",
+        "json",
+        "--",
+        "sh",
+        "-c",
+        "curl -s http://203.0.113.99/; curl -s http://denied.example/; true",
+    ]);
+    said.ended(0);
+    let lines: Vec<serde_json::Value> =
+        said.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let denial = |key: &str, value: &str| {
+        lines.iter().find(|line| line[key] == value).unwrap_or_else(|| panic!("no {key} {value}: {said:#?}"))
+    };
+    let packet = denial("address", "203.0.113.99");
+    assert_eq!((&packet["reason"], &packet["port"]), (&"no-match".into(), &80.into()));
+    assert_eq!(packet["allow_with"], "--allow-cidr 203.0.113.99:80/tcp");
+    assert_eq!(denial("name", "denied.example")["reason"], "filtered");
+    assert_eq!(lines.last().unwrap()["event"], "summary");
+}
+
+// R6, X4
+#[test]
+fn audit_lets_everything_pass_and_says_what_it_would_deny() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let script =
+        "curl -s http://denied.example/ && curl -s http://203.0.113.99/ && curl -s http://allowed.example/";
+    let said = lab.run(&["--audit", "--allow", "allowed.example", "--", "sh", "-c", script]);
+    said.ended(0);
+    for address in ["203.0.113.11", "203.0.113.99", "198.51.100.10"] {
+        assert!(said.out.contains(&format!("hello from {address}")), "{said:#?}");
+    }
+    said.told("nameward: would deny")
+        .told("203.0.113.99:80")
+        .told("denied.example")
+        .told("would have denied");
+    assert!(!said.err.contains("allowed.example"), "{said:#?}");
+}
+
+// X4, X5
+#[test]
+fn what_was_learned_is_what_a_policy_allows() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let file = lab.folder.join("learned.yaml");
+    let file = file.to_str().unwrap();
+    let script = "curl -sS http://other.example/ && curl -sS http://six.example:8080/ && curl -sS http://203.0.113.99/ \
+                  && curl -sS http://private.example/";
+    lab.run(&["--audit", "--learn", file, "--", "sh", "-c", script]).ended(0);
+    let said = lab.run(&["--policy", file, "--", "sh", "-c", script]);
+    assert_eq!((said.ended(0).err.as_str(), said.out.lines().count()), ("", 4));
+    let said = lab.run(&["--policy", file, "--", "curl", "-sS", "http://other.example:8080/"]);
+    said.ended(7).told("(other.example): port");
+    lab.run(&["--policy", file, "--", "curl", "-sS", "http://denied.example/"]).ended(6).told("filtered");
+}
+
+// X5, X2: a policy that only denies isolates all the same.
+#[test]
+fn a_policy_that_only_denies_isolates() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let policy = "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {name: no, namespace: ci}\nspec:\n  \
+                  podSelector: {matchLabels: {app: other}}\n  egress: []\n  deny:\n  - name: d\n    to: [{domainNames: [other.example]}]\n";
+    let file = lab.file("deny.yaml", policy);
+    lab.run(&["--policy", &file, "--", "curl", "-s", "http://203.0.113.99/"]).ended(7).told("no-match");
+    // R2: the deny of a file wins over a flag.
+    let said =
+        lab.run(&["--policy", &file, "--allow", "*.example", "--", "curl", "-s", "http://other.example/"]);
+    said.ended(6).told("other.example").told("EgressPolicy ci/no");
+}

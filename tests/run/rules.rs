@@ -1,0 +1,225 @@
+//! What the rules of the command line mean, on the wire (X1, X6, X7, X8).
+
+use crate::lab::{DNS, Lab, Said, finish, nameward, privileged};
+
+const CURL: [&str; 4] = ["curl", "-sS", "--max-time", "10"];
+
+/// `curl URL` behind these rules.
+fn curl(lab: &Lab, rules: &[&str], url: &str) -> Said {
+    let mut arguments = rules.to_vec();
+    arguments.push("--");
+    arguments.extend(CURL);
+    arguments.push(url);
+    lab.run(&arguments)
+}
+
+/// A program in the lab's host namespace, with mounts of its own made by `script` first.
+fn with_mounts(lab: &Lab, script: &str, arguments: &[&str]) -> Said {
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", lab.host()));
+    let run = "shift; exec \"$@\"";
+    command.args([
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        &format!("{script}\n{run}"),
+        "sh",
+        "x",
+    ]);
+    command
+        .arg(nameward())
+        .arg("run")
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .env_remove("SUDO_UID");
+    finish(command)
+}
+
+// X1, N3
+#[test]
+fn a_star_means_names_below() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    curl(&lab, &["--allow", "*.wild.example"], "http://a.wild.example/").ended(0);
+    let said = curl(&lab, &["--allow", "*.allowed.example"], "http://allowed.example/");
+    said.ended(6).told("denied name allowed.example: filtered");
+}
+
+// X1, G2
+#[test]
+fn ports_and_protocols_count() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let rules = ["--allow", "allowed.example:8000-8099/tcp", "--allow", "both.example:80/udp"];
+    curl(&lab, &rules, "http://allowed.example:8080/").ended(0);
+    let said = curl(&lab, &rules, "http://allowed.example/");
+    said.ended(7)
+        .told("denied tcp 198.51.100.10:80 (allowed.example): port")
+        .told("--allow allowed.example:80/tcp");
+    curl(&lab, &rules, "http://both.example/").ended(7).told("(both.example): port");
+    assert!(!lab.reached.lock().unwrap().iter().any(|address| address.port() == 80));
+}
+
+// X1
+#[test]
+fn addresses_are_allowed_by_cidr() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    curl(&lab, &["--allow-cidr", "203.0.113.0/24:80/tcp"], "http://203.0.113.99/").ended(0);
+    curl(&lab, &["--allow-cidr", "[2001:db8:1::99]:80"], "http://[2001:db8:1::99]/").ended(0);
+    let said = curl(&lab, &["--allow-cidr", "203.0.113.0/25"], "http://198.51.100.99/");
+    said.ended(7).told("no-match").told("--allow-cidr 198.51.100.99:80/tcp");
+}
+
+// X6
+#[test]
+fn servers_inside_are_reached_listeners_outside_are_not() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let server = "import http.server as h, threading, urllib.request as r, sys\n\
+                  for a, u in (('127.0.0.1', '127.0.0.1'), ('::1', '[::1]')):\n    \
+                      h.HTTPServer.address_family = 10 if ':' in a else 2\n    \
+                      s = h.HTTPServer((a, 0), h.SimpleHTTPRequestHandler)\n    \
+                      threading.Thread(target=s.serve_forever, daemon=True).start()\n    \
+                      print(r.urlopen(f'http://{u}:{s.server_port}/', timeout=5).status)\n";
+    let said = lab.run(&["--", "/usr/bin/python3", "-c", server]);
+    said.ended(0);
+    assert_eq!(said.out, "200\n200\n");
+    let host = lab.host();
+    let listener = lab.in_namespace(&host, || std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let connect = format!("import socket; socket.create_connection(('127.0.0.1', {port}), 5)");
+    let said = lab.run(&["--", "/usr/bin/python3", "-c", &connect]);
+    said.ended(1).told(&format!("--allow-cidr 127.0.0.1:{port}/tcp"));
+    let allowed = format!("127.0.0.1:{port}");
+    lab.run(&["--allow-cidr", &allowed, "--", "/usr/bin/python3", "-c", &connect]).ended(0);
+}
+
+// X8, A3
+#[test]
+fn private_answers_need_a_word() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let url = "http://private.example/";
+    let said = curl(&lab, &["--allow", "private.example"], url);
+    assert_ne!(said.status, Some(0));
+    said.told("denied name private.example: private-address").told("--allow-private private.example");
+    curl(&lab, &["--allow", "*.example", "--allow-private", "private.example"], url).ended(0);
+    curl(&lab, &["--allow", "private.example", "--allow-cidr", "10.66.0.0/16"], url).ended(0);
+    let said = curl(
+        &lab,
+        &["--allow", "*.example", "--allow-private", "metadata.example"],
+        "http://metadata.example/",
+    );
+    assert_ne!(said.status, Some(0));
+    assert!(!lab.was_reached("169.254.169.254"));
+}
+
+// X8
+#[test]
+fn names_of_the_hosts_file_grant_its_addresses() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let hosts = lab.file("hosts", "127.0.0.1 localhost\n203.0.113.99 pinned.example\n");
+    let mounts = format!("mount --bind {hosts} /etc/hosts");
+    let run = |allow: &str| {
+        let arguments = [
+            "--dns",
+            DNS,
+            "--allow",
+            allow,
+            "--",
+            "curl",
+            "-sS",
+            "--max-time",
+            "9",
+            "http://pinned.example/",
+        ];
+        with_mounts(&lab, &mounts, &arguments)
+    };
+    let said = run("pinned.example:80");
+    said.ended(0);
+    assert_eq!(said.out, "hello from 203.0.113.99\n");
+    run("pinned.example:8080").ended(7).told("203.0.113.99:80");
+    run("other.example").ended(7);
+}
+
+// X7: where the host answers names by sockets, the sandbox asks DNS; the system's servers are the default.
+#[test]
+fn name_service_sockets_are_hidden_and_plain_dns_is_used() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let resolv = lab.file("resolv.conf", &format!("nameserver {DNS}\nsearch wild.example\n"));
+    let nsswitch =
+        lab.file("nsswitch.conf", "passwd: files\nhosts: mymachines resolve [!UNAVAIL=return] files\n");
+    let listen = "import socket, sys, time\n\
+                  for p in sys.argv[1:]: s = socket.socket(socket.AF_UNIX); s.bind(p); s.listen(); globals()[p] = s\n\
+                  print('up', flush=True); time.sleep(60)";
+    let listener = lab.file("listen.py", listen);
+    let mounts = format!(
+        "mount -t tmpfs none /run; mkdir -p /run/nscd /run/systemd/resolve
+         mount --bind {nsswitch} /etc/nsswitch.conf
+         cp {resolv} /run/systemd/resolve/stub-resolv.conf
+         mount --bind /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+         /usr/bin/python3 {listener} /run/nscd/socket /run/systemd/resolve/io.systemd.Resolve > /run/up & server=$!
+         until grep -q up /run/up; do sleep 0.01; done
+         test -S /run/nscd/socket
+         (sleep 20; kill $server) > /dev/null 2>&1 &"
+    );
+    let script = "grep hosts: /etc/nsswitch.conf; cat /etc/resolv.conf
+                  test -S /run/nscd/socket && echo nscd; test -S /run/systemd/resolve/io.systemd.Resolve && echo resolve
+                  curl -sS --max-time 9 http://a/";
+    let said = with_mounts(&lab, &mounts, &["--allow", "a.wild.example", "--", "sh", "-c", script]);
+    said.ended(0);
+    let expected =
+        format!("hosts: files dns\nnameserver {DNS}\nsearch wild.example\nhello from 198.51.100.12\n");
+    assert_eq!(said.out, expected, "{said:#?}");
+}
+
+// G9
+#[test]
+fn connections_from_outside_are_not_accepted() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let serve = "import socket; s = socket.create_server(('192.0.2.2', 7777)); s.settimeout(2)\n\
+                 print('ready', flush=True)\ntry: s.accept(); print('accepted')\nexcept TimeoutError: print('nobody')";
+    let internet = lab.internet();
+    let mut child = lab
+        .command(&["--", "/usr/bin/python3", "-c", serve])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    let connected = lab.in_namespace(&internet, || {
+        let timeout = std::time::Duration::from_millis(500);
+        std::net::TcpStream::connect_timeout(&"192.0.2.2:7777".parse().unwrap(), timeout).is_ok()
+    });
+    assert!(!connected);
+    line.clear();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "nobody\n");
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("inbound"), "{output:?}");
+}

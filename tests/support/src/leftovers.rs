@@ -1,0 +1,90 @@
+//! Names that tell whose something is, and the removal of what dead processes left.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, id},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::cgroup;
+
+/// What all names begin with.
+pub(crate) const PREFIX: &str = "nwt";
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A name that no other guard of this machine has: `nwt<process>x<number>t<role>`.
+pub(crate) fn fresh_name(role: &str) -> String {
+    format!("{PREFIX}{}x{}t{role}", id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Removes namespaces, cgroups and scratch folders of processes that are gone, and what still runs in them.
+pub fn remove_leftovers() {
+    for namespace in abandoned(Path::new("/run/netns")) {
+        remove_namespace(&namespace);
+    }
+    if let Some(mount) = cgroup::mount() {
+        for name in abandoned(&mount) {
+            drop(cgroup::remove(&mount.join(name)));
+        }
+    }
+    for name in abandoned(&scratch_root()) {
+        drop(fs::remove_dir_all(scratch_root().join(name)));
+    }
+}
+
+/// Where configuration of servers and the like goes.
+pub(crate) fn scratch_root() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// Ends what still runs in a namespace of ours, and removes it.
+pub(crate) fn remove_namespace(name: &str) {
+    let pids = Command::new("ip").args(["netns", "pids", name]).output();
+    let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        // A thread of this very process may still be inside.
+        if pid != id().cast_signed() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+    match Command::new("ip").args(["netns", "del", name]).status() {
+        Ok(status) if status.success() => {}
+        other => {
+            eprintln!("namespace {name} could not be removed ({other:?}); `ip netns del {name}` does it")
+        }
+    }
+}
+
+/// Entries of a folder with our prefix whose process is gone.
+fn abandoned(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_abandoned(name)).collect()
+}
+
+fn is_abandoned(name: &str) -> bool {
+    let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('x').next());
+    let process = process.and_then(|process| process.parse::<u32>().ok());
+    process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_dead_processes_are_abandoned() {
+        assert!(!is_abandoned(&fresh_name("x")));
+        assert!(is_abandoned("nwt4999999x0tx"));
+        assert!(is_abandoned("nwt4999999x0h"));
+        for foreign in ["nwt", "nwtx1", "cni-4999999x0", "nwt12a4999999x0"] {
+            assert!(!is_abandoned(foreign), "{foreign}");
+        }
+    }
+}

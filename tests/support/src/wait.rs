@@ -1,0 +1,64 @@
+//! Waiting for an event with a deadline, instead of sleeping and hoping.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+const STEP: Duration = Duration::from_millis(5);
+
+/// Asks until `found` gives something, and returns that.
+///
+/// # Panics
+/// When nothing was found before the deadline; `what` says what was waited for.
+#[track_caller]
+pub fn wait_until<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
+        thread::sleep(STEP);
+    }
+}
+
+/// [`wait_until`] for tasks.
+///
+/// # Panics
+/// When nothing was found before the deadline.
+pub async fn wait_until_async<T>(
+    what: &str,
+    deadline: Duration,
+    mut found: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = found().await {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_asks_again_until_there_is_something() {
+        let mut left = 3;
+        let found = wait_until("the third time", Duration::from_secs(5), || {
+            left -= 1;
+            (left == 0).then_some("here")
+        });
+        assert_eq!(found, "here");
+    }
+
+    #[test]
+    #[should_panic(expected = "a miracle: not within")]
+    fn the_deadline_ends_it() {
+        wait_until("a miracle", Duration::from_millis(20), || None::<()>);
+    }
+}
