@@ -1,0 +1,41 @@
+//! Starts measurements: each is a program `bench-NAME` of the `nameward-tests` package.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::PROGRAMS,
+    command::run,
+    setup::{self, Stage},
+    workspace::Workspace,
+};
+
+const PACKAGE: &str = "nameward-tests";
+const PREFIX: &str = "bench-";
+
+/// Builds for release and measures; without a name, lists what there is.
+pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
+    let all = workspace.targets(PACKAGE, "bin");
+    let all: Vec<&str> = all.iter().filter_map(|target| target.strip_prefix(PREFIX)).collect();
+    let Some(name) = name else {
+        println!("{}", all.join("\n"));
+        return Ok(());
+    };
+    if !all.contains(&name) {
+        bail!("there is no measurement {name:?}; there are: {}", all.join(", "));
+    }
+    setup::prepare(workspace, Stage::Bench)?;
+    let program = format!("{PREFIX}{name}");
+    let mut cargo =
+        workspace.cargo(&["build", "--release", "--locked", "--package", PACKAGE, "--bin", &program]);
+    for package in PROGRAMS {
+        cargo.args(["--package", package, "--bin", package]);
+    }
+    run(&mut cargo)?;
+    let folder = workspace.target().join("release");
+    let mut bench = std::process::Command::new(folder.join(&program));
+    bench.current_dir(workspace.root()).env("NAMEWARD_MUST_RUN", "1");
+    bench.env("NAMEWARD_BIN_DIR", &folder).env("NAMEWARD_BIN", folder.join("nameward"));
+    run(&mut bench)?;
+    println!("written: {}", workspace.target().join("bench").join(format!("{name}.json")).display());
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What is checked without running the product.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::kernel_cargo,
+    command::run,
+    licences,
+    setup::{self, Stage},
+    words,
+    workspace::Workspace,
+};
+
+type Check = fn(&Workspace) -> Result<()>;
+
+const CHECKS: [(&str, Check); 7] = [
+    ("formatting", formatting),
+    ("forbidden words", words::check),
+    ("licences and sources", licences::check),
+    ("clippy", clippy),
+    ("clippy of the kernel programs", kernel_clippy),
+    ("documentation", documentation),
+    ("generated files", generated_files),
+];
+
+/// Performs all checks, and fails with the names of those that failed.
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    setup::prepare(workspace, Stage::Lint)?;
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        if let Err(error) = check(workspace) {
+            eprintln!("{name}: {error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("lint: {}", failed.join(", "));
+    }
+    println!("lint: {} checks passed", CHECKS.len());
+    Ok(())
+}
+
+fn formatting(workspace: &Workspace) -> Result<()> {
+    run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut workspace.cargo(&["fmt", "--manifest-path", "enforcer-ebpf/Cargo.toml", "--check"]))
+}
+
+fn clippy(workspace: &Workspace) -> Result<()> {
+    let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    run(&mut workspace.cargo(&arguments))
+}
+
+fn kernel_clippy(workspace: &Workspace) -> Result<()> {
+    run(kernel_cargo(workspace, "clippy")?.args(["--", "-D", "warnings"]))
+}
+
+fn documentation(workspace: &Workspace) -> Result<()> {
+    let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"];
+    run(workspace.cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Files that a program writes are committed; it says whether it would write others.
+fn generated_files(workspace: &Workspace) -> Result<()> {
+    run(&mut workspace.cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "nameward-crds",
+        "--bin",
+        "crdgen",
+        "--",
+        "--check",
+    ]))
+}
