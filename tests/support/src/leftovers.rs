@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use anyhow::{Context, Result};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,6 +23,39 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// A name that no other guard of this machine has: `nwt<process>x<number>t<role>`.
 pub(crate) fn fresh_name(role: &str) -> String {
     format!("{PREFIX}{}x{}t{role}", id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A folder for configuration, logs and sockets, which goes with the guard.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes one; `role` ends its name.
+    pub fn new(role: &str) -> Result<Self> {
+        let path = scratch_root().join(fresh_name(role));
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file in it and gives its path.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.path));
+    }
 }
 
 /// Removes namespaces, cgroups and scratch folders of processes that are gone, and what still runs in them.

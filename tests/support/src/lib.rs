@@ -20,9 +20,11 @@
 //! ```
 //!
 //! [`FakeDns`] is a scripted upstream, [`CgroupGuard`] a cgroup of one's own, [`wait_until`] waits for an event
-//! with a deadline. It contains nothing of the product, so that no test of it can agree with itself.
+//! with a deadline, [`Daemon`] is a process that serves until it is dropped, [`program`] finds the product's programs.
+//! It contains nothing of the product, so that no test of it can agree with itself.
 
 mod cgroup;
+mod daemon;
 mod fake_dns;
 mod http;
 mod internet;
@@ -30,16 +32,19 @@ mod leftovers;
 mod name_server;
 mod netns;
 mod privileged;
+mod programs;
 mod wait;
 mod workload;
 
 pub use cgroup::CgroupGuard;
+pub use daemon::Daemon;
 pub use fake_dns::{Asked, FakeDns, Reply, Transport, address_record};
 pub use http::{Hit, WebServers};
 pub use internet::{DEFAULT_ZONE, SmallInternet};
-pub use leftovers::remove_leftovers;
+pub use leftovers::{Scratch, remove_leftovers};
 pub use name_server::NameServer;
 pub use netns::Netns;
 pub use privileged::{must_run, privileged};
+pub use programs::program;
 pub use wait::{wait_until, wait_until_async};
 pub use workload::Workload;

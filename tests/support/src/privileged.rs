@@ -1,6 +1,6 @@
 //! Whether tests that need root and BPF can run here. It owns the one decision between skipping and failing.
 
-use std::{env, fs, sync::Once};
+use std::{env, fs, io::Write, sync::Once, thread};
 
 use aya::{programs::ProgramType, sys::is_program_supported};
 
@@ -23,6 +23,7 @@ pub fn privileged() -> bool {
         Some(what) => {
             assert!(!must_run(), "NAMEWARD_MUST_RUN is set, but {what}");
             eprintln!("skipped: {what}");
+            note_skipped();
             false
         }
     }
@@ -31,6 +32,16 @@ pub fn privileged() -> bool {
 /// Whether a skipped test is a failure: `NAMEWARD_MUST_RUN=1`, as CI and `cargo xtask test` as root set it.
 pub fn must_run() -> bool {
     env::var_os("NAMEWARD_MUST_RUN").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Adds this test's name to the file that `NAMEWARD_SKIPPED` names, so that skipped tests can be counted.
+fn note_skipped() {
+    let Some(path) = env::var_os("NAMEWARD_SKIPPED") else { return };
+    let name = thread::current().name().unwrap_or("unnamed").to_owned();
+    let file = fs::OpenOptions::new().append(true).open(path);
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{name}")) {
+        eprintln!("NAMEWARD_SKIPPED cannot be written: {error}");
+    }
 }
 
 fn missing() -> Option<&'static str> {
