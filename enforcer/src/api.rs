@@ -64,6 +64,14 @@ struct OwnedBinding {
     binding: Binding,
 }
 
+/// An explanation, and the same in one line for people.
+#[derive(Debug, Serialize)]
+struct Explained {
+    text: String,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
 #[derive(Debug, Deserialize)]
 struct OfEndpoint {
     endpoint: Option<String>,
@@ -140,12 +148,13 @@ async fn decisions(
 async fn explain(
     State(enforcer): State<Enforcer>,
     Query(query): Query<ExplainQuery>,
-) -> Result<Json<Explanation>, Refusal> {
+) -> Result<Json<Explained>, Refusal> {
     let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
     let destination = destination(&query.destination).map_err(bad)?;
     let protocol = protocol(query.protocol.as_deref().unwrap_or("tcp")).map_err(bad)?;
     let explained = enforcer.explain(&query.endpoint, &destination, protocol, query.port.unwrap_or(443))?;
-    explained.map(Json).ok_or_else(|| {
+    let told = |explanation: Explanation| Json(Explained { text: explanation.to_string(), explanation });
+    explained.map(told).ok_or_else(|| {
         Refusal(
             StatusCode::CONFLICT,
             format!("endpoint {} has no rules yet: everything is denied", query.endpoint),
