@@ -1,5 +1,6 @@
 //! The hand-over of DNS sockets from the enforcer, which opens them where only its own link reaches, to a
-//! resolver (SCM_RIGHTS). One message holds one line for each socket and its descriptor, in the same order.
+//! resolver (SCM_RIGHTS). A message holds one line for each of its sockets and their descriptors, in the same order;
+//! where one message is not enough, its first line says how many sockets follow.
 //!
 //! The sockets stay open at the enforcer too: questions wait in them while a resolver restarts.
 
@@ -11,8 +12,11 @@ use std::os::unix::net::UnixStream;
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// Sockets in one hand-over at most (SCM_MAX_FD of Linux is 253).
-pub const MOST: usize = 64;
+/// Sockets in one message (SCM_MAX_FD of Linux is 253).
+const IN_ONE_MESSAGE: usize = 64;
+
+/// Sockets in one hand-over at most.
+pub const MOST: usize = 8_192;
 
 /// UDP, or a listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +56,32 @@ pub enum HandOverError {
     Malformed(&'static str),
 }
 
-/// Sends all sockets in one message. `number` is what the enforcer says in `Hello.sockets`.
+/// Sends all sockets. `number` is what the enforcer says in `Hello.sockets`.
 pub fn send(stream: &UnixStream, number: u64, sockets: &[DnsSocket]) -> Result<(), HandOverError> {
     if sockets.len() > MOST {
-        return Err(HandOverError::Malformed("more sockets than one message holds"));
+        return Err(HandOverError::Malformed("more sockets than one hand-over holds"));
     }
-    let mut text = format!("{number}\n");
-    for socket in sockets {
-        text.push_str(&line(socket));
+    let mut left = sockets.len();
+    // An empty hand-over is a message, too.
+    let mut parts = sockets.chunks(IN_ONE_MESSAGE);
+    loop {
+        let part = parts.next().unwrap_or_default();
+        left -= part.len();
+        send_part(stream, number, part, left)?;
+        if left == 0 {
+            return Ok(());
+        }
     }
+}
+
+fn send_part(
+    stream: &UnixStream,
+    number: u64,
+    sockets: &[DnsSocket],
+    left: usize,
+) -> Result<(), HandOverError> {
+    let mut text = if left == 0 { format!("{number}\n") } else { format!("{number} {left}\n") };
+    sockets.iter().for_each(|socket| text.push_str(&line(socket)));
     text.push('\n');
     let descriptors: Vec<RawFd> = sockets.iter().map(|s| s.socket.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -78,11 +99,30 @@ pub fn send(stream: &UnixStream, number: u64, sockets: &[DnsSocket]) -> Result<(
 
 /// Receives one hand-over: its number and the sockets. Blocks until it is there.
 pub fn receive(stream: &UnixStream) -> Result<(u64, Vec<DnsSocket>), HandOverError> {
-    let mut text = [0_u8; 8192];
-    let mut control = cmsg_space!([RawFd; MOST]);
-    let (length, descriptors) = receive_raw(stream, &mut text, &mut control)?;
-    let text = std::str::from_utf8(&text[..length]).map_err(|_| HandOverError::Malformed("not text"))?;
-    parse(text, descriptors)
+    let mut sockets = Vec::new();
+    loop {
+        let mut text = [0_u8; 8192];
+        let mut control = cmsg_space!([RawFd; IN_ONE_MESSAGE]);
+        // The kernel ends a read behind the data that descriptors came with: one read is one message.
+        let (length, descriptors) = receive_raw(stream, &mut text, &mut control)?;
+        let text = std::str::from_utf8(&text[..length]).map_err(|_| HandOverError::Malformed("not text"))?;
+        let part = parse(text, descriptors)?;
+        sockets.extend(part.sockets);
+        if part.left == 0 {
+            return Ok((part.number, sockets));
+        }
+        if sockets.len() > MOST {
+            return Err(HandOverError::Malformed("more sockets than one hand-over holds"));
+        }
+    }
+}
+
+/// One message of a hand-over.
+#[derive(Debug)]
+struct Part {
+    number: u64,
+    left: usize,
+    sockets: Vec<DnsSocket>,
 }
 
 #[allow(unsafe_code, reason = "descriptors arrive as numbers")]
@@ -119,10 +159,10 @@ fn line(socket: &DnsSocket) -> String {
     }
 }
 
-fn parse(text: &str, descriptors: Vec<OwnedFd>) -> Result<(u64, Vec<DnsSocket>), HandOverError> {
+fn parse(text: &str, descriptors: Vec<OwnedFd>) -> Result<Part, HandOverError> {
     let body = text.strip_suffix("\n\n").ok_or(HandOverError::Malformed("cut off"))?;
     let mut lines = body.lines();
-    let number = lines.next().and_then(|n| n.parse().ok()).ok_or(HandOverError::Malformed("no number"))?;
+    let (number, left) = lines.next().and_then(parse_head).ok_or(HandOverError::Malformed("no number"))?;
     let lines: Vec<&str> = lines.collect();
     if lines.len() != descriptors.len() {
         return Err(HandOverError::Malformed("as many lines as descriptors were expected"));
@@ -131,7 +171,13 @@ fn parse(text: &str, descriptors: Vec<OwnedFd>) -> Result<(u64, Vec<DnsSocket>),
         let (transport, server) = parse_line(line)?;
         Ok(DnsSocket { transport, server, socket })
     });
-    Ok((number, sockets.collect::<Result<_, _>>()?))
+    Ok(Part { number, left, sockets: sockets.collect::<Result<_, _>>()? })
+}
+
+/// Number of the hand-over, and sockets that follow in further messages.
+fn parse_head(line: &str) -> Option<(u64, usize)> {
+    let (number, left) = line.split_once(' ').unwrap_or((line, "0"));
+    Some((number.parse().ok()?, left.parse().ok()?))
 }
 
 fn parse_line(line: &str) -> Result<(Transport, Option<SocketAddr>), HandOverError> {
@@ -177,13 +223,43 @@ mod tests {
     }
 
     #[test]
+    fn many_sockets_arrive_in_order() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let bind = |_| UdpSocket::bind("127.0.0.1:0").unwrap();
+        let bound: Vec<UdpSocket> = (0..IN_ONE_MESSAGE * 2 + 3).map(bind).collect();
+        let sockets: Vec<DnsSocket> = bound
+            .iter()
+            .map(|udp| DnsSocket {
+                transport: Transport::Udp,
+                server: None,
+                socket: udp.try_clone().unwrap().into(),
+            })
+            .collect();
+        let sending = std::thread::spawn(move || send(&here, 9, &sockets).unwrap());
+        let (number, received) = receive(&there).unwrap();
+        sending.join().unwrap();
+        assert_eq!((number, received.len()), (9, bound.len()));
+        for (udp, socket) in bound.iter().zip(received) {
+            assert_eq!(UdpSocket::from(socket.socket).local_addr().unwrap(), udp.local_addr().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_empty_hand_over_is_one() {
+        let (here, there) = UnixStream::pair().unwrap();
+        send(&here, 3, &[]).unwrap();
+        let (number, received) = receive(&there).unwrap();
+        assert_eq!((number, received.len()), (3, 0));
+    }
+
+    #[test]
     fn malformed_text_is_refused() {
-        for text in ["", "7", "7\n", "x\n\n", "7\nudp -\n\n"] {
+        for text in ["", "7", "7\n", "x\n\n", "7 x\n\n", "7\nudp -\n\n"] {
             assert!(parse(text, Vec::new()).is_err(), "{text:?}");
         }
         for line in ["", "udp", "icmp -", "udp 1.2.3.4"] {
             assert!(parse_line(line).is_err(), "{line:?}");
         }
-        assert_eq!(parse("7\n\n", Vec::new()).unwrap().0, 7);
+        assert_eq!(parse("7 4\n\n", Vec::new()).map(|part| (part.number, part.left)).unwrap(), (7, 4));
     }
 }
