@@ -72,6 +72,21 @@ impl Endpoints {
         });
     }
 
+    /// Adds or replaces these endpoints and forgets those, at once.
+    pub fn update(&self, views: impl IntoIterator<Item = EndpointView>, gone: &[Arc<str>]) {
+        self.change(|index| {
+            for uid in gone {
+                if let Some(endpoint) = index.by_uid.remove(uid) {
+                    endpoint.fast.close();
+                }
+            }
+            for view in views {
+                let endpoint = renewed(&index.by_uid, view);
+                index.by_uid.insert(endpoint.view.uid.clone(), endpoint);
+            }
+        });
+    }
+
     /// Adds an endpoint, or replaces the one with this uid.
     pub fn apply(&self, view: EndpointView) {
         self.change(|index| {
