@@ -4,7 +4,22 @@
 //! `nameward_policy`, and readers of files that check the same rules and say where a mistake stands. No client of
 //! the API server, and nothing that decides. Used by the resolver, the enforcer, the API and the command.
 
+mod check;
 mod mistake;
+mod patterns;
+mod policy;
+mod render_yaml;
+mod rule;
+pub mod schema;
+mod selector;
 pub mod static_config;
+mod status;
+mod yaml;
 
 pub use mistake::{Mistake, Mistakes, Place, Warning, render};
+pub use policy::{
+    ClusterEgressPolicy, ClusterEgressPolicySpec, EgressPolicy, EgressPolicySpec, Mode, Subject,
+};
+pub use rule::{ClusterPlace, Day, DenyRule, EgressRule, IpBlock, Peer, Port, ProtocolName, Review, Schedule};
+pub use selector::{LabelExpression, LabelOperator, LabelSelector, Labels};
+pub use status::{Condition, ConditionStatus, EndpointCounts, PolicyStatus};
