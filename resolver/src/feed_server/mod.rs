@@ -1,0 +1,104 @@
+//! The resolver's end of the feed: a unix socket in the folder where enforcers look, one stream for each of them.
+//!
+//! Gives the endpoints that enforcers announce to [`Endpoints`], their DNS sockets to a [`SocketTaker`], and is
+//! the [`Grantor`](crate::grants::Grantor) that asks them ([`Enforcers`]). An enforcer that is away keeps its
+//! endpoints; its next snapshot replaces them. What a query means is not known here.
+
+mod convert;
+mod enforcers;
+mod hand_over;
+mod link;
+mod session;
+mod sockets;
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::Stream;
+use nameward_feed::{
+    proto::{
+        FromEnforcer, FromResolver,
+        feed_server::{Feed, FeedServer as Service},
+    },
+    sockets::DnsSocket,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+pub use self::enforcers::Enforcers;
+pub use self::sockets::{FeedSockets, FeedSocketsError};
+
+use self::{hand_over::HandOvers, session::Session};
+use crate::endpoints::Endpoints;
+
+/// Messages to one enforcer that it has not read yet; it is not given more grants then.
+const OUTGOING: usize = 8_192;
+/// Rules of a large endpoint are some megabytes.
+const LARGEST_MESSAGE: usize = 64 << 20;
+
+/// Serves the DNS sockets that enforcers hand over.
+pub trait SocketTaker: Send + Sync + 'static {
+    /// Serves these instead of all that this enforcer handed over before.
+    fn replace(&self, node: &str, sockets: Vec<DnsSocket>);
+    /// Lets go of those at these local ports: their endpoint is gone.
+    fn let_go(&self, node: &str, ports: &[u16]);
+}
+
+/// The feed of one resolver.
+#[derive(Clone)]
+pub struct FeedServer {
+    enforcers: Arc<Enforcers>,
+    hand_overs: Arc<HandOvers>,
+    taker: Arc<dyn SocketTaker>,
+}
+
+impl std::fmt::Debug for FeedServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FeedServer").field("enforcers", &self.enforcers).finish_non_exhaustive()
+    }
+}
+
+impl FeedServer {
+    /// Fills `endpoints`; sockets go to `taker`.
+    pub fn new(endpoints: Arc<Endpoints>, taker: Arc<dyn SocketTaker>) -> Self {
+        Self { enforcers: Arc::new(Enforcers::new(endpoints)), hand_overs: Arc::default(), taker }
+    }
+
+    /// What asks the connected enforcers for grants.
+    pub fn enforcers(&self) -> Arc<Enforcers> {
+        Arc::clone(&self.enforcers)
+    }
+
+    /// Serves until something fails; the files of the sockets go with it.
+    ///
+    /// # Errors
+    /// [`FeedSocketsError`].
+    pub async fn serve(self, sockets: FeedSockets) -> Result<(), FeedSocketsError> {
+        let (feed, hand_over, _files) = sockets.into_parts()?;
+        let receiving = Arc::clone(&self.hand_overs).receive_all(hand_over);
+        let service = Service::new(self).max_decoding_message_size(LARGEST_MESSAGE);
+        let serving = Server::builder().add_service(service).serve_with_incoming(sockets::accept(feed));
+        tokio::select! {
+            result = serving => result.map_err(FeedSocketsError::Serve),
+            () = receiving => Ok(()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Feed for FeedServer {
+    type EnforceStream = Pin<Box<dyn Stream<Item = Result<FromResolver, Status>> + Send>>;
+
+    async fn enforce(
+        &self,
+        request: Request<Streaming<FromEnforcer>>,
+    ) -> Result<Response<Self::EnforceStream>, Status> {
+        let (say, outgoing) = mpsc::channel(OUTGOING);
+        let session = Session::new(self.clone(), say);
+        tokio::spawn(session.run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

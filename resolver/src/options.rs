@@ -1,0 +1,349 @@
+//! The command line of `nameward-resolver`: what is written, and what it means. Reads no file but resolv.conf.
+
+use std::{
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use clap::{Parser, ValueEnum};
+use nameward_feed::folder;
+use nameward_policy::Name;
+use thiserror::Error;
+
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
+/// Where the system's servers are written.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+const EXAMPLES: &str = "\
+Examples:
+  Beside nameward-enforcer on a host, which finds it in the folder of --feed:
+    nameward-resolver --upstream 198.51.100.53
+  The same without root's rights once it serves, and with servers of its own for one domain:
+    nameward-resolver --user nobody --upstream 198.51.100.53 --route corp.example=10.0.0.53
+  Without an enforcer, for tests and measurements (nothing is enforced):
+    nameward-resolver --listen 127.0.0.1:5300 --upstream 198.51.100.53 --endpoints endpoints.yaml
+
+Signals: SIGTERM answers what was asked and ends; SIGHUP reads the file of --endpoints again.
+Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot start or go on, 2 for a mistake on the command line.
+RUST_LOG sets what is logged, for instance RUST_LOG=nameward_resolver=debug.";
+
+/// Answers the DNS queries of workloads by policy; answers an allowed name when its addresses have been granted.
+///
+/// Endpoints and their rules come from enforcers, which connect to a socket in the folder of --feed, or, for tests
+/// and measurements, from a file.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "nameward-resolver", version, after_help = EXAMPLES)]
+pub struct Options {
+    /// Folder where enforcers find this resolver [default: unix:/run/nameward/feed]
+    #[arg(long, value_name = "unix:DIR", conflicts_with_all = ["listen", "endpoints"])]
+    pub feed: Option<Folder>,
+
+    /// Serve UDP and TCP here, without an enforcer; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", requires = "endpoints")]
+    pub listen: Vec<Listen>,
+
+    /// Endpoints and policies (YAML) of the workloads that ask at --listen, told apart by their source addresses
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub endpoints: Option<PathBuf>,
+
+    /// Server for all names; may be repeated, the first that is well is asked [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub upstream: Vec<Server>,
+
+    /// Server for a domain and all below it; may be repeated, also for the same domain
+    #[arg(long, value_name = "DOMAIN=ADDR[:PORT]")]
+    pub route: Vec<Route>,
+
+    /// Address of a forwarder (CoreDNS) whose word counts on whom it asks for (EDNS option 65518); may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub trusted_forwarder: Vec<IpAddr>,
+
+    /// Give up root's rights for this user's once all sockets are open (name or number)
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log: LogForm,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where rules come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Enforcers connect in this folder (S4).
+    Feed(PathBuf),
+    /// A file; queries come to these addresses, and nothing is enforced (S2).
+    File {
+        /// The endpoints.
+        file: PathBuf,
+        /// Where to listen.
+        listen: Vec<SocketAddr>,
+    },
+}
+
+/// What cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OptionsError {
+    /// Nobody to ask.
+    #[error("there is no DNS server to ask: {RESOLV_CONF} names none; name one with --upstream ADDR")]
+    NoUpstream,
+    /// The resolver would ask itself.
+    #[error("--upstream {0} is where this resolver listens: it would ask itself; name another server")]
+    OwnUpstream(SocketAddr),
+}
+
+impl Options {
+    /// Where rules come from.
+    pub fn source(&self) -> Source {
+        match &self.endpoints {
+            Some(file) => {
+                Source::File { file: file.clone(), listen: self.listen.iter().map(|one| one.0).collect() }
+            }
+            None => {
+                let folder = self.feed.as_ref().map(|folder| folder.0.clone());
+                Source::Feed(folder.unwrap_or_else(|| PathBuf::from(folder::DEFAULT)))
+            }
+        }
+    }
+
+    /// Servers for all names.
+    ///
+    /// # Errors
+    /// [`OptionsError`].
+    pub fn upstreams(&self) -> Result<Vec<SocketAddr>, OptionsError> {
+        self.upstreams_or(Path::new(RESOLV_CONF))
+    }
+
+    fn upstreams_or(&self, resolv_conf: &Path) -> Result<Vec<SocketAddr>, OptionsError> {
+        let mut servers: Vec<SocketAddr> = self.upstream.iter().map(|server| server.0).collect();
+        if servers.is_empty() {
+            servers = system_servers(&std::fs::read_to_string(resolv_conf).unwrap_or_default());
+        }
+        let all = servers.iter().copied().chain(self.route.iter().map(|route| route.server.0));
+        let own = |server: &SocketAddr| self.listen.iter().any(|listen| reaches(listen.0, *server));
+        match all.into_iter().find(own) {
+            Some(server) => Err(OptionsError::OwnUpstream(server)),
+            None if servers.is_empty() => Err(OptionsError::NoUpstream),
+            None => Ok(servers),
+        }
+    }
+
+    /// Servers by domain.
+    pub fn routes(&self) -> Vec<(Name, Vec<SocketAddr>)> {
+        let mut routes: Vec<(Name, Vec<SocketAddr>)> = Vec::new();
+        for Route { domain, server } in &self.route {
+            match routes.iter_mut().find(|(known, _)| known == domain) {
+                Some((_, servers)) => servers.push(server.0),
+                None => routes.push((domain.clone(), vec![server.0])),
+            }
+        }
+        routes
+    }
+}
+
+/// Whether what is sent to `server` arrives at a socket that listens at `listen`, as far as addresses tell.
+fn reaches(listen: SocketAddr, server: SocketAddr) -> bool {
+    let any_of_this_host = listen.ip().is_unspecified() && server.ip().is_loopback();
+    listen.port() == server.port() && (listen.ip() == server.ip() || any_of_this_host)
+}
+
+/// Servers of a resolv.conf, in order.
+pub fn system_servers(resolv_conf: &str) -> Vec<SocketAddr> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "nameserver").then_some(())?;
+            with_zone(words.next()?)
+        })
+        .collect()
+}
+
+/// A link-local server has its interface behind a percent sign.
+fn with_zone(text: &str) -> Option<SocketAddr> {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    let scope = zone.and_then(|zone| zone.parse().ok().or_else(|| nix::net::if_::if_nametoindex(zone).ok()));
+    Some(match address.parse().ok()? {
+        IpAddr::V4(v4) => (v4, DNS_PORT).into(),
+        IpAddr::V6(v6) => SocketAddrV6::new(v6, DNS_PORT, 0, scope.unwrap_or(0)).into(),
+    })
+}
+
+/// A folder written as `unix:DIR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder(pub PathBuf);
+
+impl FromStr for Folder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
+            Some(_) => Err("the folder must begin with /".into()),
+            None => Err(format!("the feed is a folder of unix sockets: write unix:{text}")),
+        }
+    }
+}
+
+/// An address and port to listen at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen(pub SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => format!("the port is missing: write {address}:{DNS_PORT}"),
+            Ok(IpAddr::V6(address)) => format!("the port is missing: write [{address}]:{DNS_PORT}"),
+            Err(_) => "write an address and a port, such as 127.0.0.1:5300 or [::1]:5300".into(),
+        })
+    }
+}
+
+/// A DNS server; port 53 unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server(pub SocketAddr);
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        let with_port = || bare.parse::<IpAddr>().ok().map(|address| (address, DNS_PORT).into());
+        let server: SocketAddr = text.parse().ok().or_else(with_port).ok_or_else(|| {
+            String::from("write the address of a DNS server, such as 198.51.100.53 or [2001:db8::53]:5353")
+        })?;
+        match server.port() {
+            0 => Err("no server has port 0".into()),
+            _ if server.ip().is_unspecified() => Err("no server has this address".into()),
+            _ => Ok(Self(server)),
+        }
+    }
+}
+
+/// A domain and a server for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The domain; names below it are meant, too.
+    pub domain: Name,
+    /// Whom to ask.
+    pub server: Server,
+}
+
+impl FromStr for Route {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (domain, server) =
+            text.split_once('=').ok_or("write DOMAIN=ADDR, such as corp.example=10.0.0.53")?;
+        let domain = domain.strip_prefix("*.").unwrap_or(domain);
+        let domain = Name::from_input(domain).map_err(|error| error.to_string())?;
+        Ok(Self { domain, server: server.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Options {
+        try_read(arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_read(arguments: &[&str]) -> Result<Options, String> {
+        let all = ["nameward-resolver"].iter().chain(arguments);
+        Options::try_parse_from(all).map_err(|error| error.to_string())
+    }
+
+    // S4
+    #[test]
+    fn the_feed_is_where_enforcers_look() {
+        Options::command().debug_assert();
+        assert_eq!(read(&[]).source(), Source::Feed("/run/nameward/feed".into()));
+        assert_eq!(read(&["--feed", "unix:/x/feed"]).source(), Source::Feed("/x/feed".into()));
+        let options = read(&["--upstream", "198.51.100.53", "--upstream", "[2001:db8::53]:5353"]);
+        let servers = ["198.51.100.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
+        assert_eq!(options.upstreams().unwrap(), servers);
+    }
+
+    // S2
+    #[test]
+    fn a_file_needs_an_address_to_listen_at() {
+        let options = read(&["--listen", "127.0.0.1:5300", "--listen", "[::1]:5300", "--endpoints", "f"]);
+        let listen = vec!["127.0.0.1:5300".parse().unwrap(), "[::1]:5300".parse().unwrap()];
+        assert_eq!(options.source(), Source::File { file: "f".into(), listen });
+        assert!(try_read(&["--endpoints", "f"]).unwrap_err().contains("--listen"));
+        assert!(try_read(&["--listen", "127.0.0.1:53"]).unwrap_err().contains("--endpoints"));
+        let both = ["--listen", "127.0.0.1:53", "--endpoints", "f", "--feed", "unix:/x"];
+        assert!(try_read(&both).unwrap_err().contains("cannot be used with"));
+    }
+
+    #[test]
+    fn mistakes_say_what_to_write() {
+        let mistakes = [
+            (["--feed", "/x"], "write unix:/x"),
+            (["--feed", "unix:x"], "must begin with /"),
+            (["--listen", "127.0.0.1"], "write 127.0.0.1:53"),
+            (["--listen", "::1"], "write [::1]:53"),
+            (["--listen", "localhost:53"], "write an address and a port"),
+            (["--upstream", "dns.example"], "write the address"),
+            (["--upstream", "198.51.100.53:0"], "port 0"),
+            (["--upstream", "0.0.0.0"], "no server has this address"),
+            (["--route", "corp.example"], "write DOMAIN=ADDR"),
+            (["--route", "a..b=10.0.0.53"], "a..b"),
+            (["--log", "xml"], "possible values: text, json"),
+        ];
+        for (arguments, says) in mistakes {
+            let error = try_read(&arguments).unwrap_err();
+            assert!(error.contains(says), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn somebody_must_be_asked() {
+        let absent = Path::new("/nonexistent");
+        assert_eq!(read(&[]).upstreams_or(absent), Err(OptionsError::NoUpstream));
+        let own = ["--listen", "0.0.0.0:53", "--endpoints", "f", "--upstream", "127.0.0.1"];
+        let itself = OptionsError::OwnUpstream("127.0.0.1:53".parse().unwrap());
+        assert_eq!(read(&own).upstreams_or(absent), Err(itself));
+        let own = ["--listen", "127.0.0.1:53", "--endpoints", "f", "--upstream", "127.0.0.1:54"];
+        assert!(read(&own).upstreams_or(absent).is_ok());
+    }
+
+    #[test]
+    fn servers_of_a_domain_stand_for_each_other() {
+        let routes = [
+            "--route",
+            "corp.example=10.0.0.1",
+            "--route",
+            "b=10.0.0.2",
+            "--route",
+            "corp.example=10.0.0.3:54",
+        ];
+        let routes = read(&routes).routes();
+        assert_eq!(routes.len(), 2);
+        assert_eq!(routes[0].0.as_str(), "corp.example");
+        assert_eq!(routes[0].1, ["10.0.0.1:53", "10.0.0.3:54"].map(|server| server.parse().unwrap()));
+    }
+
+    #[test]
+    fn the_systems_servers_are_read() {
+        let text = "# stub\nnameserver 127.0.0.53\nnameserver fe80::1%7\nsearch corp.example\nnameserver x\n";
+        let servers = ["127.0.0.53:53", "[fe80::1%7]:53"].map(|server| server.parse().unwrap());
+        assert_eq!(system_servers(text), servers);
+    }
+}
