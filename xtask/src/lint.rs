@@ -56,7 +56,7 @@ fn kernel_clippy(workspace: &Workspace) -> Result<()> {
 
 fn documentation(workspace: &Workspace) -> Result<()> {
     let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"];
-    run(workspace.cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings"))
+    run(workspace.cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }
 
 /// Files that a program writes are committed; it says whether it would write others.

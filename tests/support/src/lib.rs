@@ -1,7 +1,7 @@
 //! Namespaces, a small internet and scripted DNS for tests and the demo.
 //!
 //! Everything here is made with a name of the form `nwt<process>x<number>...`, is removed when its guard is
-//! dropped, and, where a run was killed, by the next run ([`privileged`] and [`remove_leftovers`] do it).
+//! dropped, and, where a run was killed, by the next run ([`privileged()`] and [`remove_leftovers`] do it).
 //! Nothing touches the root network namespace, its firewall, its routes or a cgroup of others.
 //!
 //! ```no_run
