@@ -119,7 +119,12 @@ fn install(missing: &[&Package]) -> Result<()> {
         run(apt().arg("update"))?;
     }
     run(apt().args(["install", "--yes", "--no-install-recommends"]).args(names.split(' '))).with_context(
-        || format!("on a system other than Debian 12, install what is named here in its own way: {names}"),
+        || {
+            format!(
+                "Debian 12 has all of them, LLVM 22 among its security updates (bookworm-security): see that apt \
+                 knows those; elsewhere install what is named here in the system's own way: {names}"
+            )
+        },
     )?;
     keep_services_stopped(missing);
     Ok(())
