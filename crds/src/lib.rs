@@ -5,21 +5,28 @@
 //! the API server, and nothing that decides. Used by the resolver, the enforcer, the API and the command.
 
 mod check;
+mod convert;
+pub mod file;
 mod mistake;
 mod patterns;
 mod policy;
 mod render_yaml;
 mod rule;
 pub mod schema;
+mod selection;
 mod selector;
 pub mod static_config;
 mod status;
 mod yaml;
 
+pub use convert::{Converted, Problem};
 pub use mistake::{Mistake, Mistakes, Place, Warning, render};
 pub use policy::{
     ClusterEgressPolicy, ClusterEgressPolicySpec, EgressPolicy, EgressPolicySpec, Mode, Subject,
 };
-pub use rule::{ClusterPlace, Day, DenyRule, EgressRule, IpBlock, Peer, Port, ProtocolName, Review, Schedule};
+pub use rule::{
+    ClusterPlace, Day, DenyRule, EgressRule, IpBlock, Peer, Port, ProtocolName, Review, Schedule,
+};
+pub use selection::{NAMESPACE_NAME, Policy, Workload, isolation};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector, Labels};
 pub use status::{Condition, ConditionStatus, EndpointCounts, PolicyStatus};

@@ -4,12 +4,14 @@
 //! a judge lets pass fits the pattern, so that the file works in a cluster, too (X5).
 
 use ipnet::IpNet;
-use nameward_policy::{Pattern, Schedule};
+use nameward_policy::{Name, Pattern, Schedule};
 
 /// A DNS label (RFC 1123).
 pub(crate) const LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// A domain name, `*.` and a domain name, or `*`.
 pub(crate) const DOMAIN_NAME: &str = r"^(\*|(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*)\.?$";
+/// A domain name.
+pub(crate) const NAME: &str = r"^[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?$";
 /// An address and a prefix length.
 pub(crate) const CIDR: &str = r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$";
 /// A date and time as RFC 3339 has it.
@@ -50,9 +52,12 @@ pub(crate) enum Judgement {
 pub(crate) fn judge(pattern: &str, text: &str) -> Option<Judgement> {
     Some(match pattern {
         DOMAIN_NAME => domain_name(text),
+        NAME => verdict(Name::parse(text).map_err(|error| error.to_string())),
         CIDR => verdict(cidr(text)),
         DATE_TIME => verdict(date_time(text)),
-        TIME_OF_DAY => verdict(Schedule::parse::<&str>(&[], text, text, "UTC").map_err(|error| error.to_string())),
+        TIME_OF_DAY => {
+            verdict(Schedule::parse::<&str>(&[], text, text, "UTC").map_err(|error| error.to_string()))
+        }
         TIME_ZONE => {
             verdict(Schedule::parse::<&str>(&[], "00:00", "00:00", text).map_err(|error| error.to_string()))
         }
@@ -66,7 +71,9 @@ pub(crate) fn judge(pattern: &str, text: &str) -> Option<Judgement> {
 pub(crate) fn advice(pattern: &str) -> &'static str {
     match pattern {
         LABEL => "write lower-case letters, digits and dashes, with a letter or digit at both ends",
-        OBJECT_NAME => "write lower-case letters, digits, dashes and dots, with a letter or digit at both ends",
+        OBJECT_NAME => {
+            "write lower-case letters, digits, dashes and dots, with a letter or digit at both ends"
+        }
         LABEL_KEY => "write a label like `app` or `example.com/app`",
         LABEL_VALUE => {
             "a label's value has at most 63 letters, digits, dashes, underscores and dots, with a letter or digit at both ends"
@@ -125,7 +132,8 @@ pub(crate) fn date_time(text: &str) -> Result<jiff::Timestamp, String> {
 }
 
 fn address(text: &str) -> Result<std::net::IpAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an IP address; write one like `198.51.100.7` or `2001:db8::7`"))
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an IP address; write one like `198.51.100.7` or `2001:db8::7`"))
 }
 
 fn socket_address(text: &str) -> Result<std::net::SocketAddr, String> {
@@ -187,7 +195,7 @@ mod tests {
         #[test]
         fn what_a_judge_lets_pass_fits_the_pattern(text in some_text()) {
             // X5
-            for pattern in [DOMAIN_NAME, CIDR, DATE_TIME, TIME_OF_DAY, TIME_ZONE, ADDRESS, SOCKET_ADDRESS] {
+            for pattern in [DOMAIN_NAME, NAME, CIDR, DATE_TIME, TIME_OF_DAY, TIME_ZONE, ADDRESS, SOCKET_ADDRESS] {
                 let fits = match judge(pattern, &text) {
                     Some(Judgement::Fits) => Regex::new(pattern).unwrap().is_match(&text),
                     Some(Judgement::Means(other)) => Regex::new(pattern).unwrap().is_match(&other),

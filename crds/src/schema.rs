@@ -37,7 +37,10 @@ impl Definition {
 pub fn definitions() -> &'static [Definition] {
     static DEFINITIONS: OnceLock<Vec<Definition>> = OnceLock::new();
     DEFINITIONS.get_or_init(|| {
-        vec![definition::<ClusterEgressPolicy>("ClusterEgressPolicy"), definition::<EgressPolicy>("EgressPolicy")]
+        vec![
+            definition::<ClusterEgressPolicy>("ClusterEgressPolicy"),
+            definition::<EgressPolicy>("EgressPolicy"),
+        ]
     })
 }
 
@@ -53,7 +56,9 @@ fn definition<K: CustomResourceExt>(kind: &'static str) -> Definition {
 pub(crate) fn tidy(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|key, value| !(key == "nullable" && value.is_boolean() || key == "title" && value.is_string()));
+            fields.retain(|key, value| {
+                !(key == "nullable" && value.is_boolean() || key == "title" && value.is_string())
+            });
             for (key, value) in fields {
                 match value {
                     Value::String(text) if key == "description" => *text = text.replace('\n', " "),

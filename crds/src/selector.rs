@@ -158,7 +158,11 @@ mod tests {
         ];
         for (operator, values, there, absent) in table {
             let expression = expression("app", operator, values);
-            assert_eq!((expression.matches(&with), expression.matches(&without)), (there, absent), "{operator:?}");
+            assert_eq!(
+                (expression.matches(&with), expression.matches(&without)),
+                (there, absent),
+                "{operator:?}"
+            );
         }
     }
 

@@ -97,9 +97,11 @@ impl Node {
             Value::Float(number) => (*number).into(),
             Value::Text(text) | Value::Ambiguous(text, _) => text.clone().into(),
             Value::List(items) => items.iter().map(Self::to_json).collect(),
-            Value::Map(entries) => {
-                entries.iter().map(|(key, value)| (key.text.clone(), value.to_json())).collect::<serde_json::Map<_, _>>().into()
-            }
+            Value::Map(entries) => entries
+                .iter()
+                .map(|(key, value)| (key.text.clone(), value.to_json()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
         }
     }
 }
@@ -108,7 +110,7 @@ impl Node {
 /// out.
 pub(crate) fn parse(text: &str) -> (Vec<Node>, Vec<YamlMistake>) {
     if text.len() > MAX_BYTES {
-        let message = format!("the file has {} bytes; at most {MAX_BYTES} are read, so split it", text.len());
+        let message = format!("the file has more than {} MiB; split it", MAX_BYTES >> 20);
         return (Vec::new(), vec![YamlMistake { place: Place { line: 1, column: 1 }, message }]);
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -255,7 +257,8 @@ fn key_of(node: Node, seen: &mut HashMap<String, Place>, mistakes: &mut Vec<Yaml
     }
     match seen.get(&text) {
         Some(first) => {
-            let message = format!("`{text}` stands here twice, first in line {}; remove one of them", first.line);
+            let message =
+                format!("`{text}` stands here twice, first in line {}; remove one of them", first.line);
             mistakes.push(YamlMistake { place, message });
         }
         None => {
@@ -276,7 +279,8 @@ fn scalar(text: String, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, 
 }
 
 fn is_core(tag: &Tag) -> bool {
-    tag.is_yaml_core_schema() && matches!(tag.suffix.as_str(), "int" | "bool" | "float" | "null" | "seq" | "map")
+    tag.is_yaml_core_schema()
+        && matches!(tag.suffix.as_str(), "int" | "bool" | "float" | "null" | "seq" | "map")
 }
 
 fn unknown_tag(tag: &Tag) -> String {
@@ -308,7 +312,8 @@ fn number(text: &str, digits: &str) -> Option<Value> {
         return Some(text.parse().map_or_else(|_| float(text), Value::Integer));
     }
     let prefixed = ["0x", "0o", "0b"].iter().any(|prefix| digits.starts_with(prefix));
-    let underscored = digits.contains('_') && digits.bytes().all(|digit| digit.is_ascii_digit() || digit == b'_');
+    let underscored =
+        digits.contains('_') && digits.bytes().all(|digit| digit.is_ascii_digit() || digit == b'_');
     if decimal || prefixed || underscored {
         return Some(Value::Ambiguous(text.to_owned(), "a number"));
     }

@@ -47,7 +47,8 @@ impl CelRule {
     pub(super) fn reads(&self, field: &str) -> bool {
         self.text.match_indices("self.").any(|(at, prefix)| {
             let rest = &self.text[at + prefix.len()..];
-            rest.strip_prefix(field).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+            rest.strip_prefix(field)
+                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
         })
     }
 
@@ -83,8 +84,9 @@ pub(super) fn context(node: &yaml::Node, schema: &Schema) -> Result<Context<'sta
 }
 
 fn block(text: &str) -> Result<IpNet, ExecutionError> {
-    patterns::any_cidr(text)
-        .ok_or_else(|| ExecutionError::function_error("cidr", format!("`{text}` is not a block of addresses")))
+    patterns::any_cidr(text).ok_or_else(|| {
+        ExecutionError::function_error("cidr", format!("`{text}` is not a block of addresses"))
+    })
 }
 
 fn text_of(net: IpNet) -> Value {

@@ -8,12 +8,13 @@ mod schema;
 
 use std::{collections::HashMap, rc::Rc};
 
+pub(crate) use self::report::{missing, nearest};
+pub(crate) use self::schema::{Schema, SharedSchema};
 use self::{
     cel::Verdict,
-    report::{describe, missing, unknown},
+    report::{describe, unknown},
     schema::{Kind, ListType},
 };
-pub(crate) use self::schema::{Schema, SchemaError, SharedSchema};
 use crate::{
     Place,
     patterns::{self, Judgement},
@@ -96,15 +97,20 @@ impl Checker<'_> {
         let identity = |item: &Node| match &schema.list {
             ListType::Atomic => None,
             ListType::Set => item.text().map(str::to_owned),
-            ListType::Map(keys) => {
-                keys.iter().map(|key| item.get(key)?.text().map(str::to_owned)).collect::<Option<Vec<_>>>().map(|k| k.join("/"))
-            }
+            ListType::Map(keys) => keys
+                .iter()
+                .map(|key| item.get(key)?.text().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+                .map(|k| k.join("/")),
         };
         let mut seen: HashMap<String, Place> = HashMap::new();
         for (index, item) in items.iter().enumerate() {
             let Some(identity) = identity(item) else { continue };
             if let Some(first) = seen.get(&identity) {
-                let message = format!("`{identity}` stands here twice, first in line {}; remove or rename one", first.line);
+                let message = format!(
+                    "`{identity}` stands here twice, first in line {}; remove or rename one",
+                    first.line
+                );
                 self.wrong(item.place, &format!("{path}[{index}]"), message);
             } else {
                 seen.insert(identity, item.place);
@@ -120,7 +126,11 @@ impl Checker<'_> {
                 self.wrong(place, path, format!("has {count} items; at least {least} are needed"));
             }
             (_, Some(most)) if count > most => {
-                self.wrong(place, path, format!("has {count} items; at most {most} are possible, so split it"));
+                self.wrong(
+                    place,
+                    path,
+                    format!("has {count} items; at most {most} are possible, so split it"),
+                );
             }
             _ => {}
         }
@@ -152,7 +162,11 @@ impl Checker<'_> {
         if let Some((pattern, regex)) = &schema.pattern
             && !regex.is_match(text)
         {
-            self.wrong(place, path, format!("`{}` cannot stand here; {}", text.escape_debug(), patterns::advice(pattern)));
+            self.wrong(
+                place,
+                path,
+                format!("`{}` cannot stand here; {}", text.escape_debug(), patterns::advice(pattern)),
+            );
         }
     }
 
@@ -160,7 +174,8 @@ impl Checker<'_> {
         let (least, most) = schema.range;
         if least.is_some_and(|least| number < least) || most.is_some_and(|most| number > most) {
             let bound = |bound: Option<i64>, word: &str| bound.map(|bound| format!("{word} {bound}"));
-            let range = [bound(least, "from"), bound(most, "to")].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            let range =
+                [bound(least, "from"), bound(most, "to")].into_iter().flatten().collect::<Vec<_>>().join(" ");
             self.wrong(place, path, format!("{number} cannot stand here; write a number {range}"));
         }
     }

@@ -48,7 +48,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// A field that must be there.
-pub(super) fn missing(field: &str) -> String {
+pub(crate) fn missing(field: &str) -> String {
     let advice = match field {
         "ports" => "write them, or `ports: [{protocol: Any}]` to mean every port of every protocol",
         "podSelector" => "write `podSelector: {}` to mean the whole namespace",
@@ -75,7 +75,9 @@ pub(super) fn empty(path: &str) -> String {
     let field = path.rsplit('.').next().unwrap_or(path);
     match field {
         "ports" => "an empty list means no port; write `[{protocol: Any}]` to mean every port".to_owned(),
-        "to" | "domainNames" | "cluster" => "an empty list means nothing; write destinations, or remove it".to_owned(),
+        "to" | "domainNames" | "cluster" => {
+            "an empty list means nothing; write destinations, or remove it".to_owned()
+        }
         _ => "an empty list means nothing; write something, or remove it".to_owned(),
     }
 }
