@@ -94,14 +94,15 @@ impl Connection {
         }
     }
 
-    /// Connects and serves until the stream ends; `entered` is called when deltas have to be said from then on.
+    /// Connects and serves until the stream ends; `enter` makes deltas be said from then on, and has the snapshot said
+    /// at one go with that.
     pub(super) async fn serve(
         &self,
         resolver: &ResolverSockets,
         node: &str,
         backend: &Arc<dyn Backend>,
         outgoing: mpsc::UnboundedReceiver<FromEnforcer>,
-        entered: impl FnOnce(),
+        enter: impl FnOnce(&dyn Fn()),
     ) -> Result<(), ConnectionError> {
         let connect = |source| ConnectionError::Connect { path: resolver.feed.clone(), source };
         let endpoint =
@@ -110,9 +111,7 @@ impl Connection {
         let (sockets, handing) = (resolver.sockets.clone(), Arc::clone(backend));
         let handed = tokio::task::spawn_blocking(move || hand_over(&sockets, &*handing)).await;
         let number = handed.map_err(io::Error::other)??;
-        // Deltas first, the snapshot after: what changes in between is said twice, never missed.
-        entered();
-        self.say_snapshot(node, number, &**backend);
+        enter(&|| self.say_snapshot(node, number, &**backend));
         let stream = FeedClient::new(channel)
             .enforce(UnboundedReceiverStream::new(outgoing))
             .await

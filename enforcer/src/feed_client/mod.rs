@@ -139,7 +139,8 @@ impl FeedClient {
     }
 
     fn broadcast(&self, message: &Message) {
-        for connection in self.live() {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for connection in connections.values() {
             connection.say(FromEnforcer { message: Some(message.clone()) });
         }
     }
@@ -158,9 +159,11 @@ impl FeedClient {
     async fn serve(&self, resolver: &ResolverSockets) {
         let (say, outgoing) = mpsc::unbounded_channel();
         let connection = Arc::new(Connection::new(say));
-        let enter = || {
+        // Nobody broadcasts meanwhile: a change is in the snapshot or comes after it, never in between.
+        let enter = |say_snapshot: &dyn Fn()| {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             connections.insert(resolver.feed.clone(), Arc::clone(&connection));
+            say_snapshot();
         };
         let ended = connection.serve(resolver, &self.node, &self.backend, outgoing, enter).await;
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&resolver.feed);
@@ -168,7 +171,6 @@ impl FeedClient {
             Ok(()) => tracing::info!(resolver = %resolver.feed.display(), "the resolver closed its feed"),
             Err(error) => tracing::debug!(resolver = %resolver.feed.display(), %error, "no feed"),
         }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
