@@ -126,11 +126,13 @@ pub struct Peer {
 #[x_kube(
     crates(kube_core = "::kube_core"),
     validation = Cel::new("isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()")
-        .message("`cidr` must be a block of addresses like 198.51.100.0/24, with no bit set beyond its prefix"),
+        .message("`cidr` must be a block of addresses like 198.51.100.0/24, with no bit set beyond its prefix")
+        .field_path(".cidr"),
     validation = Cel::new(
         "!has(self.except) || !isCIDR(self.cidr) || self.except.all(block, isCIDR(block) && cidr(block) == cidr(block).masked() && cidr(self.cidr).containsCIDR(block))"
     )
     .message("each `except` must be a block of addresses inside `cidr`, with no bit set beyond its prefix")
+        .field_path(".except")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpBlock {
@@ -164,11 +166,14 @@ pub enum ClusterPlace {
     validation = Cel::new(
         "type(self.protocol) == int ? self.protocol >= 0 && self.protocol <= 255 : self.protocol in ['TCP', 'UDP', 'SCTP', 'ICMPEcho', 'Any']"
     )
-    .message("`protocol` must be TCP, UDP, SCTP, ICMPEcho, Any, or a protocol number from 0 to 255"),
+    .message("`protocol` must be TCP, UDP, SCTP, ICMPEcho, Any, or a protocol number from 0 to 255")
+        .field_path(".protocol"),
     validation = Cel::new("!has(self.port) || type(self.protocol) == string && self.protocol in ['TCP', 'UDP', 'SCTP']")
-        .message("only TCP, UDP and SCTP have ports; remove `port`, or write one of them as `protocol`"),
+        .message("only TCP, UDP and SCTP have ports; remove `port`, or write one of them as `protocol`")
+        .field_path(".port"),
     validation = Cel::new("!has(self.endPort) || has(self.port) && self.endPort >= self.port")
         .message("`endPort` needs a `port`, and must not be below it")
+        .field_path(".endPort")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Port {

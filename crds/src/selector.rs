@@ -40,6 +40,7 @@ pub struct LabelSelector {
         "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0"
     )
     .message("`values` goes with In and NotIn, which need at least one; Exists and DoesNotExist have none")
+    .field_path(".values")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelExpression {

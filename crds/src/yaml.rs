@@ -16,6 +16,11 @@ const MAX_DEPTH: usize = 48;
 /// Most values in a file, each use of an alias counted in full.
 const MAX_NODES: usize = 400_000;
 
+/// Most stars without quotes after which a text is read on; each costs a reading.
+const MAX_STARS: usize = 32;
+
+const UNKNOWN_ALIAS: &str = "this alias names nothing that stands whole before it in its document";
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -113,24 +118,42 @@ pub(crate) fn parse(text: &str) -> (Vec<Node>, Vec<YamlMistake>) {
         let message = format!("the file has more than {} MiB; split it", MAX_BYTES >> 20);
         return (Vec::new(), vec![YamlMistake { place: Place { line: 1, column: 1 }, message }]);
     }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder = Builder::default();
-    for event in Parser::new_from_str(text) {
-        let outcome = match event {
-            Ok((event, span)) => builder.take(event, span),
-            Err(error) => Err(YamlMistake { place: place(*error.marker()), message: syntax(error.info()) }),
-        };
-        // What follows a mistake of the text itself cannot be told apart reliably.
-        if let Err(mistake) = outcome {
-            builder.mistakes.push(mistake);
-            break;
+    let mut text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
+    let mut stars = Vec::new();
+    loop {
+        let mut builder = Builder::default();
+        let Err(error) = builder.read(&text) else { return builder.finished(stars) };
+        let star = (stars.len() < MAX_STARS).then(|| unquoted_star(&mut text, error.place)).flatten();
+        match star {
+            Some(mistake) => stars.push(mistake),
+            None => {
+                builder.mistakes.push(error);
+                return builder.finished(stars);
+            }
         }
     }
-    (builder.documents, builder.mistakes)
+}
+
+/// A star without quotes begins an alias, so `*.example.com` ends the reading. To read on it becomes a letter.
+fn unquoted_star(text: &mut String, place: Place) -> Option<YamlMistake> {
+    let line_start: usize = text.split_inclusive('\n').take(place.line.checked_sub(1)?).map(str::len).sum();
+    let (offset, _) = text.get(line_start..)?.char_indices().nth(place.column - 1)?;
+    let start = line_start + offset;
+    let rest = text.get(start..)?.strip_prefix('*')?;
+    let rest: String = rest.chars().take_while(|c| !c.is_whitespace() && !",[]{}".contains(*c)).collect();
+    if !rest.is_empty() && !rest.starts_with('.') {
+        return None;
+    }
+    text.replace_range(start..=start, "x");
+    let message = format!("`*{rest}` must stand in quotes: \"*{rest}\"; without them a star begins an alias");
+    Some(YamlMistake { place, message })
 }
 
 fn syntax(info: &str) -> String {
-    format!("this is not YAML: {info}")
+    match info.contains("unknown anchor") {
+        true => UNKNOWN_ALIAS.to_owned(),
+        false => format!("this is not YAML: {info}"),
+    }
 }
 
 fn place(marker: Marker) -> Place {
@@ -161,6 +184,23 @@ struct Builder {
 }
 
 impl Builder {
+    /// Reads up to the first mistake of the text itself: what follows it cannot be told apart reliably.
+    fn read(&mut self, text: &str) -> Result<(), YamlMistake> {
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| YamlMistake {
+                place: place(*error.marker()),
+                message: syntax(error.info()),
+            })?;
+            self.take(event, span)?;
+        }
+        Ok(())
+    }
+
+    fn finished(mut self, stars: Vec<YamlMistake>) -> (Vec<Node>, Vec<YamlMistake>) {
+        self.mistakes.extend(stars);
+        (self.documents, self.mistakes)
+    }
+
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), YamlMistake> {
         let at = place(span.start);
         match event {
@@ -206,7 +246,7 @@ impl Builder {
 
     fn alias(&mut self, anchor: usize, at: Place) -> Result<(), YamlMistake> {
         let Some(node) = self.anchors.get(&anchor) else {
-            return Err(YamlMistake { place: at, message: "this alias stands inside what it means".into() });
+            return Err(YamlMistake { place: at, message: UNKNOWN_ALIAS.into() });
         };
         let copy = Node { place: at, ..node.clone() };
         self.nodes += copy.weight - 1;

@@ -16,6 +16,7 @@ use crate::{patterns, yaml};
 pub(crate) struct CelRule {
     text: String,
     message: String,
+    field: Option<String>,
     program: Program,
 }
 
@@ -35,12 +36,18 @@ impl CelRule {
         let text = json["rule"].as_str().unwrap_or_default().to_owned();
         let message = json["message"].as_str().map_or_else(|| format!("`{text}` must hold"), str::to_owned);
         let program = Env::stdlib().compile(&text).map_err(|error| error.to_string())?;
-        Ok(Self { text, message, program })
+        let field = json["fieldPath"].as_str().map(|path| path.trim_start_matches('.').to_owned());
+        Ok(Self { text, message, field, program })
     }
 
     /// What to tell the author.
     pub(super) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The field that the rule is about, when it is about one.
+    pub(super) fn field(&self) -> Option<&str> {
+        self.field.as_deref()
     }
 
     /// Whether the rule reads a field of the value.

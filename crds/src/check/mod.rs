@@ -193,12 +193,17 @@ impl Checker<'_> {
             let known = self.findings.mistakes[before..].iter().any(|finding| {
                 let rest = finding.path.strip_prefix(path).unwrap_or_default().trim_start_matches('.');
                 let field = rest.split(['.', '[']).next().unwrap_or_default();
-                field.is_empty() || rule.reads(field)
+                // A field nobody knows may be a known one, misspelt.
+                field.is_empty() || rule.reads(field) || !schema.properties.contains_key(field)
             });
+            let (place, path) = rule.field().map_or_else(
+                || (node.place, path.to_owned()),
+                |field| (node.get(field).map_or(node.place, |found| found.place), join(path, field)),
+            );
             match rule.evaluate(&context) {
                 Verdict::Holds => {}
                 Verdict::Fails | Verdict::Unknown(_) if known => {}
-                Verdict::Fails | Verdict::Unknown(_) => self.wrong(node.place, path, rule.message()),
+                Verdict::Fails | Verdict::Unknown(_) => self.wrong(place, &path, rule.message()),
             }
         }
     }

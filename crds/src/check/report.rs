@@ -31,6 +31,9 @@ pub(super) fn describe(value: &Value, kind: Kind) -> String {
         Value::Float(found) => format!("`{found}` cannot stand here; write {wanted}"),
         Value::Text(found) => match found.parse::<i64>() {
             Ok(number) if kind == Kind::Integer => format!("`{number}` must stand without quotes"),
+            _ if kind == Kind::Boolean && matches!(found.as_str(), "true" | "false") => {
+                format!("`{found}` must stand without quotes")
+            }
             _ => format!("`{}` cannot stand here; write {wanted}", shorten(found)),
         },
         Value::List(_) => format!("a list cannot stand here; write {wanted}"),
