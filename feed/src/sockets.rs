@@ -54,6 +54,9 @@ pub enum HandOverError {
         "malformed hand-over of DNS sockets: {0}; resolver and enforcer must be of neighbouring versions"
     )]
     Malformed(&'static str),
+    /// The other side closed the connection first.
+    #[error("the hand-over of DNS sockets ended before it was complete")]
+    Closed,
 }
 
 /// Sends all sockets. `number` is what the enforcer says in `Hello.sockets`.
@@ -105,6 +108,9 @@ pub fn receive(stream: &UnixStream) -> Result<(u64, Vec<DnsSocket>), HandOverErr
         let mut control = cmsg_space!([RawFd; IN_ONE_MESSAGE]);
         // The kernel ends a read behind the data that descriptors came with: one read is one message.
         let (length, descriptors) = receive_raw(stream, &mut text, &mut control)?;
+        if length == 0 {
+            return Err(HandOverError::Closed);
+        }
         let text = std::str::from_utf8(&text[..length]).map_err(|_| HandOverError::Malformed("not text"))?;
         let part = parse(text, descriptors)?;
         sockets.extend(part.sockets);
@@ -250,6 +256,13 @@ mod tests {
         send(&here, 3, &[]).unwrap();
         let (number, received) = receive(&there).unwrap();
         assert_eq!((number, received.len()), (3, 0));
+    }
+
+    #[test]
+    fn a_connection_that_says_nothing_is_closed() {
+        let (here, there) = UnixStream::pair().unwrap();
+        drop(here);
+        assert!(matches!(receive(&there), Err(HandOverError::Closed)));
     }
 
     #[test]

@@ -36,8 +36,9 @@ impl HandOvers {
             let (Ok(stream), own) = (stream, Arc::clone(&self)) else { continue };
             tokio::task::spawn_blocking(move || match receive_one(stream) {
                 Ok((number, sockets)) => own.put(number, sockets),
-                // A resolver that looks whether we are alive says nothing and goes.
-                Err(error) => tracing::debug!(%error, "no hand-over of DNS sockets"),
+                // Another resolver that looks whether we are alive says nothing and goes.
+                Err(HandOverError::Closed) => {}
+                Err(error) => tracing::warn!(%error, "no hand-over of DNS sockets"),
             });
         }
     }

@@ -29,7 +29,6 @@ pub use self::enforcers::Enforcers;
 pub use self::sockets::{FeedSockets, FeedSocketsError};
 
 use self::{hand_over::HandOvers, session::Session};
-use crate::endpoints::Endpoints;
 
 /// Messages to one enforcer that it has not read yet; it is not given more grants then.
 const OUTGOING: usize = 8_192;
@@ -59,14 +58,9 @@ impl std::fmt::Debug for FeedServer {
 }
 
 impl FeedServer {
-    /// Fills `endpoints`; sockets go to `taker`.
-    pub fn new(endpoints: Arc<Endpoints>, taker: Arc<dyn SocketTaker>) -> Self {
-        Self { enforcers: Arc::new(Enforcers::new(endpoints)), hand_overs: Arc::default(), taker }
-    }
-
-    /// What asks the connected enforcers for grants.
-    pub fn enforcers(&self) -> Arc<Enforcers> {
-        Arc::clone(&self.enforcers)
+    /// Announces to `enforcers` who connects; sockets go to `taker`.
+    pub fn new(enforcers: Arc<Enforcers>, taker: Arc<dyn SocketTaker>) -> Self {
+        Self { enforcers, hand_overs: Arc::default(), taker }
     }
 
     /// Serves until something fails; the files of the sockets go with it.

@@ -24,6 +24,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
 
 use super::*;
+use crate::endpoints::Endpoints;
 use crate::grants::{GrantRequest, Granted, Grantor, Refused};
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -65,8 +66,8 @@ impl Resolver {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("nwt{}x{number}tfeed", std::process::id()));
         let (endpoints, taken) = (Arc::new(Endpoints::new()), Arc::new(Taken::default()));
-        let server = FeedServer::new(Arc::clone(&endpoints), Arc::clone(&taken) as Arc<dyn SocketTaker>);
-        let enforcers = server.enforcers();
+        let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
+        let server = FeedServer::new(Arc::clone(&enforcers), Arc::clone(&taken) as Arc<dyn SocketTaker>);
         let task = tokio::spawn(server.serve(FeedSockets::open(&folder).unwrap()));
         Self { folder, endpoints, enforcers, taken, task }
     }
