@@ -116,6 +116,8 @@ pub struct EventBudget {
     pub rejects_since: u64,
     /// When `FLOWS` last had no room; new flows are denied `flows-full` for a second.
     pub flows_full_at: u64,
+    /// When idle flows were last removed for want of room.
+    pub swept_at: u64,
 }
 
-crate::plain_data!(Counter = 16, FoldKey = 24, Fold = 24, Event = 88, EventBudget = 48);
+crate::plain_data!(Counter = 16, FoldKey = 24, Fold = 24, Event = 88, EventBudget = 56);

@@ -72,6 +72,8 @@ pub mod idle {
     pub const UDP_OPENING: u64 = 30 * SECOND;
     /// ICMP echo.
     pub const ICMP: u64 = 30 * SECOND;
+    /// A neighbour that was heard on the link.
+    pub const NEIGHBOUR: u64 = 24 * 3600 * SECOND;
     /// Fragments of one datagram.
     pub const FRAGMENTS: u64 = 30 * SECOND;
 }

@@ -92,6 +92,8 @@ pub mod maps {
     pub const FLEETING: &str = "FLEETING";
     /// LRU hash: [`FragmentKey`](super::FragmentKey) -> u64, when the first fragment passed (boot ns)
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// LRU hash: [`Address`](super::Address) -> u64, when a global address was last heard on the link (boot ns)
+    pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// LRU hash: [`DnsFlowKey`](super::DnsFlowKey) -> [`DnsFlow`](super::DnsFlow)
     pub const DNS_FLOWS: &str = "DNS_FLOWS";
     /// socket storage: u32, present at sockets of the endpoint's cgroup that have a port

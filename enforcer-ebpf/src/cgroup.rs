@@ -9,6 +9,7 @@ use crate::{
     decide,
     endpoint::Endpoint,
     events::report,
+    flows::nameward_make_room,
     packet::{Packet, fragment, parse_ip},
     skb::Skb,
     sockets::{dns, local},
@@ -45,6 +46,9 @@ fn judge(skb: Skb, direction: Direction) -> i32 {
         None => reason(skb, &endpoint, &mut packet, direction),
     };
     let (action, verdict) = verdict(endpoint.switch, reason);
+    if reason == Reason::FlowsFull {
+        nameward_make_room(endpoint.now);
+    }
     report(&endpoint, &packet, reason, verdict, direction);
     // A socket's own send fails with EPERM; nobody needs to be told by packets.
     match action {

@@ -26,6 +26,30 @@ const LARGEST_ICMP6_ERROR: u32 = 1_280;
 /// A packet that the workload sends.
 #[inline(never)]
 pub fn egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
+    let reason = judge_egress(skb, endpoint, packet);
+    unhidden(endpoint, packet, reason)
+}
+
+/// Where only denies count (R1), what shows them no port is denied to every address that has any.
+#[inline(never)]
+pub fn unhidden(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Reason {
+    if !matches!(endpoint.switch.mode(), Mode::NotIsolated) {
+        return reason;
+    }
+    let hides = matches!(
+        reason,
+        Reason::Malformed
+            | Reason::Fragment
+            | Reason::ExtensionHeader
+            | Reason::IcmpError
+            | Reason::Protocol
+            | Reason::NotIp
+    );
+    if hides && rules::has_denies(endpoint, &packet.destination) != 0 { Reason::DeniedCidr } else { reason }
+}
+
+#[inline(always)]
+fn judge_egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if !endpoint.is_cgroup() {
         if let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Egress) {
             return reason;
@@ -49,20 +73,44 @@ pub fn egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if is_dns(endpoint, packet) {
         return judge_dns(endpoint, packet);
     }
-    if !endpoint.is_cgroup()
-        && words6(endpoint.config.gateway_mac)
-        && read::<[u8; 6]>(skb, 0).is_some_and(|mac| mac[0] & 1 == 0 && mac != endpoint.config.gateway_mac)
-    {
+    if !endpoint.is_cgroup() && goes_astray(skb, endpoint, packet) {
         return Reason::ForeignMac;
     }
     if packet.is_icmp_error() {
         return judge_icmp_error(skb, endpoint, packet, Direction::Egress);
     }
     let reason = judge_flow(endpoint, packet);
-    if packet.fragment == fragment::FIRST && reason.allows() {
-        let _ = FRAGMENTS.insert(fragment_key(packet), endpoint.now, 0);
-    }
+    note_first_fragment(endpoint, packet, reason);
     reason
+}
+
+/// Whether a frame goes to a neighbour instead of the gateway (B40). Groups have addresses of their own, in both
+/// layers: a packet for one host in a frame for all would reach all.
+#[inline(always)]
+fn goes_astray(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> bool {
+    let gateway = endpoint.config.gateway_mac;
+    if gateway == [0; 6] {
+        return false;
+    }
+    let Some(mac) = read::<[u8; 6]>(skb, 0) else { return true };
+    let to = &packet.destination;
+    let group = if packet.family == 4 { to[12] >= 224 } else { to[0] == 0xff };
+    mac != gateway && !(group && mac[0] & 1 != 0)
+}
+
+/// Later fragments follow the first one, also where audit lets it through.
+#[inline(always)]
+fn note_first_fragment(endpoint: &Endpoint, packet: &Packet, reason: Reason) {
+    let passes = reason.allows() || matches!(endpoint.switch.mode(), Mode::Audit | Mode::NotIsolated);
+    if packet.fragment == fragment::FIRST && passes && reason != Reason::DeniedCidr {
+        let _ = insert_fragment(endpoint, packet);
+    }
+}
+
+/// Apart from the rest, because stacks are small.
+#[inline(never)]
+fn insert_fragment(endpoint: &Endpoint, packet: &Packet) -> u64 {
+    u64::from(FRAGMENTS.insert(fragment_key(packet), endpoint.now, 0).is_ok())
 }
 
 /// A packet that the workload is sent.
@@ -86,9 +134,7 @@ pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
         return judge_icmp_error(skb, endpoint, packet, Direction::Ingress);
     }
     let reason = judge_inbound_flow(endpoint, packet);
-    if packet.fragment == fragment::FIRST && reason.allows() {
-        let _ = FRAGMENTS.insert(fragment_key(packet), endpoint.now, 0);
-    }
+    note_first_fragment(endpoint, packet, reason);
     reason
 }
 
@@ -98,13 +144,9 @@ pub fn not_ip(skb: Skb, endpoint: &Endpoint, packet: &mut Packet, direction: Dir
     match (packet.ethertype, direction) {
         ([8, 6], Direction::Ingress) => Reason::Neighbour,
         ([8, 6], Direction::Egress) => neighbours::judge_arp(skb, endpoint, packet),
-        _ => Reason::NotIp,
+        (_, Direction::Egress) => unhidden(endpoint, packet, Reason::NotIp),
+        (_, Direction::Ingress) => Reason::NotIp,
     }
-}
-
-#[inline(always)]
-fn words6(mac: [u8; 6]) -> bool {
-    mac != [0; 6]
 }
 
 /// Known flow, else rules.
@@ -113,18 +155,21 @@ fn judge_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     packet.forget();
     let mut key = FlowKey::default();
     let flow = flows::find_packet(endpoint, packet, &mut key, Direction::Egress);
+    let mut question = question_of(packet);
     // A bare SYN is new even where a flow is known: after expiry a port that is used again opens nothing (G3).
     if !flow.is_null()
         && !packet.is_bare_syn()
-        && let Some(reason) = judge_known(endpoint, packet, &key, flow)
+        && !packet.is_plain_icmp()
+        && let Some(reason) = judge_known(endpoint, packet, &key, flow, &mut question)
     {
         return reason;
     }
-    let mut question = question_of(packet);
+    question.admitted_id = 0;
     let reason = rules::judge(endpoint, &mut question);
     packet.admitted_id = question.admitted_id;
     if (packet.protocol == ICMP || packet.protocol == ICMP6) && !packet.is_echo_request() {
-        return if reason == Reason::NotIsolated { reason } else { Reason::Protocol };
+        let stays = matches!(reason, Reason::NotIsolated | Reason::DeniedCidr | Reason::NoPolicyYet);
+        return if stays { reason } else { Reason::Protocol };
     }
     if !reason.allows() {
         // What audit lets through goes on as one flow, told of once.
@@ -150,33 +195,32 @@ fn question_of(packet: &Packet) -> Question {
     Question::new(packet.destination, flows::rule_protocol(packet), port)
 }
 
+/// The same question about a packet that came back.
+#[inline(always)]
+fn question_back(packet: &Packet) -> Question {
+    let port = match packet.protocol {
+        TCP | UDP | SCTP => packet.source_port,
+        _ => [0; 2],
+    };
+    Question::new(packet.source, flows::rule_protocol(packet), port)
+}
+
 /// `None` = the flow is no longer allowed, judge as new.
 #[inline(always)]
-fn judge_known(endpoint: &Endpoint, packet: &mut Packet, key: &FlowKey, flow: *mut Flow) -> Option<Reason> {
+fn judge_known(
+    endpoint: &Endpoint,
+    packet: &mut Packet,
+    key: &FlowKey,
+    flow: *mut Flow,
+    question: &mut Question,
+) -> Option<Reason> {
     // SAFETY: a live value.
-    let (generation, admitted_by) = unsafe { ((*flow).generation, (*flow).admitted_by) };
+    let admitted_by = unsafe { (*flow).admitted_by };
     let inbound = admitted_by == Reason::Reply as u8;
-    let audited = Reason::from_number(admitted_by).filter(|reason| !reason.allows());
-    if audited.is_some() && !matches!(endpoint.switch.mode(), Mode::Audit) {
-        return None;
-    }
     // SAFETY: as above.
     packet.admitted_id = unsafe { (*flow).admitted_id };
-    if generation != endpoint.switch.generation() {
-        let allowed = if inbound {
-            admits_inbound(endpoint, &packet.destination)
-        } else if admitted_by == Reason::Adopted as u8 {
-            true
-        } else {
-            let mut question = question_of(packet);
-            question.admitted_id = packet.admitted_id;
-            rules::still_allowed(endpoint, &mut question)
-        };
-        if !allowed {
-            return None;
-        }
-        // SAFETY: as above; an aligned word.
-        unsafe { (*flow).generation = endpoint.switch.generation() };
+    if !is_still_admitted(endpoint, flow, question) {
+        return None;
     }
     // SAFETY: as above.
     packet.begins = inbound && unsafe { (*flow).state } == 0;
@@ -184,7 +228,40 @@ fn judge_known(endpoint: &Endpoint, packet: &mut Packet, key: &FlowKey, flow: *m
         return Some(Reason::FlowsFull);
     }
     packet.continues = true;
-    Some(audited.unwrap_or(if inbound { Reason::Reply } else { Reason::Flow }))
+    Some(match Reason::from_number(admitted_by) {
+        // What audit let through keeps its reason, and answers and what was adopted are counted apart.
+        Some(reason) if !reason.allows() || matches!(reason, Reason::Reply | Reason::Adopted) => reason,
+        _ => Reason::Flow,
+    })
+}
+
+/// Whether the rules in force still allow what a flow was admitted under; looked up once a generation (R9).
+#[inline(always)]
+fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Question) -> bool {
+    // SAFETY: a live value.
+    let (generation, admitted_by) = unsafe { ((*flow).generation, (*flow).admitted_by) };
+    let reason = Reason::from_number(admitted_by).unwrap_or(Reason::Malformed);
+    // What audit let through ends when it is enforced.
+    if !reason.allows() {
+        return matches!(endpoint.switch.mode(), Mode::Audit);
+    }
+    if generation == endpoint.switch.generation() {
+        return true;
+    }
+    let allowed = match reason {
+        Reason::Reply => admits_inbound(endpoint, &question.remote),
+        Reason::Adopted => true,
+        _ => {
+            // SAFETY: as above.
+            question.admitted_id = unsafe { (*flow).admitted_id };
+            rules::still_allowed(endpoint, question)
+        }
+    };
+    if allowed {
+        // SAFETY: as above; an aligned word.
+        unsafe { (*flow).generation = endpoint.switch.generation() };
+    }
+    allowed
 }
 
 /// Known flow, else what `inbound` says (G9).
@@ -193,9 +270,13 @@ fn judge_inbound_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     packet.forget();
     let mut key = FlowKey::default();
     let flow = flows::find_packet(endpoint, packet, &mut key, Direction::Ingress);
-    if !flow.is_null() {
+    if !flow.is_null() && !packet.is_plain_icmp() {
         // SAFETY: a live value.
         packet.admitted_id = unsafe { (*flow).admitted_id };
+        // At cgroups addresses are not translated back yet: what the socket sends next is judged.
+        if !endpoint.is_cgroup() && !is_still_admitted(endpoint, flow, &mut question_back(packet)) {
+            return Reason::Inbound;
+        }
         return match flows::follow(endpoint, packet, &key, flow, Direction::Ingress) {
             true => Reason::Flow,
             false => Reason::FlowsFull,
@@ -240,7 +321,7 @@ fn fragment_key(packet: &Packet) -> FragmentKey {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn judge_later_fragment(endpoint: &Endpoint, packet: &Packet) -> Reason {
     // SAFETY: a word that is written once.
     match unsafe { FRAGMENTS.get(fragment_key(packet)) } {
@@ -314,17 +395,7 @@ fn is_resolver(endpoint: &Endpoint, address: &[u8; 16], port: [u8; 2]) -> bool {
 fn judge_icmp_error(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Direction) -> Reason {
     let egress = matches!(direction, Direction::Egress);
     let mut key = FlowKey::default();
-    let read = if packet.family == 4 {
-        quoted4(skb, packet.l4 + 8, egress, &mut key)
-    } else {
-        quoted6(skb, packet.l4 + 8, egress, &mut key)
-    };
-    if !read {
-        return Reason::IcmpError;
-    }
-    // What is quoted came from, or went to, an own address: where the error is sent from or to.
-    let own = if egress { &packet.source } else { &packet.destination };
-    if words(&key.local) != words(own) {
+    if !read_quoted(skb, packet, egress, &mut key) {
         return Reason::IcmpError;
     }
     let largest = if packet.family == 4 { LARGEST_ICMP4_ERROR } else { LARGEST_ICMP6_ERROR };
@@ -332,8 +403,29 @@ fn judge_icmp_error(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: D
     if egress && (astray || !crate::events::take_reject(endpoint)) {
         return Reason::IcmpError;
     }
-    flows::adapt(endpoint, &mut key);
-    if flows::find(endpoint.now, &key).is_null() { Reason::IcmpError } else { Reason::Related }
+    if is_about_known_flow(endpoint, packet, &mut key, egress) { Reason::Related } else { Reason::IcmpError }
+}
+
+#[inline(never)]
+fn is_about_known_flow(endpoint: &Endpoint, packet: &Packet, key: &mut FlowKey, egress: bool) -> bool {
+    let protocol = if key.protocol == ICMP6 { ICMP } else { key.protocol };
+    let mut question = Question::new(packet.destination, protocol, key.remote_port);
+    flows::adapt(endpoint, key);
+    let flow = flows::find(endpoint.now, key);
+    !flow.is_null() && (!egress || is_still_admitted(endpoint, flow, &mut question))
+}
+
+/// The flow that an error quotes. What is quoted came from, or went to, an own address: where the error is sent from
+/// or to.
+#[inline(never)]
+fn read_quoted(skb: Skb, packet: &Packet, egress: bool, key: &mut FlowKey) -> bool {
+    let read = if packet.family == 4 {
+        quoted4(skb, packet.l4 + 8, egress, key)
+    } else {
+        quoted6(skb, packet.l4 + 8, egress, key)
+    };
+    let own = if egress { &packet.source } else { &packet.destination };
+    read && words(&key.local) == words(own)
 }
 
 /// Reads a quoted IPv4 header; sent by the workload it was received before, hence the other way round.

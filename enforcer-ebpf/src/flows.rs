@@ -8,7 +8,9 @@
     reason = "flows are inserted from where they are: a copy would take the stack that is not there"
 )]
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_for_each_map_elem};
 use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
 
 use crate::{
@@ -225,6 +227,56 @@ fn establish(now: u64, key: &FlowKey, flow: &mut Flow) -> bool {
             false
         }
     }
+}
+
+/// Removes what has been idle too long, once a second at most, so that a full table does not depend on user space.
+/// A global function, called where the stack is shallow; see `rules`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn nameward_make_room(now: u64) -> u64 {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a live value; aligned words.
+    let budget = unsafe { &mut *budget };
+    if now.wrapping_sub(budget.swept_at) < SECOND {
+        return 0;
+    }
+    budget.swept_at = now;
+    let mut sweep = Sweep { now, removed: 0 };
+    // SAFETY: a map of ours, a callback of the kind that the helper wants, and its argument on the stack.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const FLOWS).cast_mut().cast(),
+            remove_idle as *mut c_void,
+            (&raw mut sweep).cast(),
+            0,
+        );
+    }
+    if sweep.removed != 0 {
+        budget.flows_full_at = 0;
+    }
+    sweep.removed
+}
+
+#[repr(C)]
+struct Sweep {
+    now: u64,
+    removed: u64,
+}
+
+/// Called by the kernel for each flow.
+unsafe extern "C" fn remove_idle(
+    _map: *mut c_void,
+    key: *mut FlowKey,
+    flow: *mut Flow,
+    sweep: *mut Sweep,
+) -> u64 {
+    // SAFETY: the kernel gives an entry of the map and the argument of `nameward_make_room`.
+    unsafe {
+        if !is_live((*sweep).now, (*key).protocol, &*flow) && FLOWS.remove(&*key).is_ok() {
+            (*sweep).removed = 1; // not a count: the verifier would follow each value
+        }
+    }
+    0
 }
 
 /// The protocol by which `PORTS` knows a packet.

@@ -11,6 +11,7 @@ use crate::{
     decide, dns,
     endpoint::{Endpoint, unknown_zero},
     events::report,
+    flows::nameward_make_room,
     packet::{ETHERNET, Packet, parse_ip},
     reject,
     skb::{Skb, read},
@@ -28,7 +29,7 @@ pub fn pod_egress(context: TcContext) -> i32 {
     packet.forget();
     let mut reason = match refused {
         Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Egress),
-        Some(reason) => reason,
+        Some(reason) => decide::unhidden(&endpoint, &packet, reason),
         None => decide::egress(skb, &endpoint, &mut packet),
     };
     if reason == Reason::Dns {
@@ -42,6 +43,9 @@ pub fn pod_egress(context: TcContext) -> i32 {
     packet.forget();
     let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
+    if reason == Reason::FlowsFull {
+        nameward_make_room(endpoint.now);
+    }
     report(&endpoint, &packet, reason, verdict, Direction::Egress);
     match action {
         Action::Pass => TCX_NEXT,
@@ -79,6 +83,9 @@ pub fn pod_ingress(context: TcContext) -> i32 {
     };
     packet.forget();
     let reason = endpoint.forget(reason);
+    if reason == Reason::FlowsFull {
+        nameward_make_room(endpoint.now);
+    }
     let (action, verdict) = verdict(endpoint.switch, reason);
     report(&endpoint, &packet, reason, verdict, Direction::Ingress);
     match action {
@@ -116,11 +123,6 @@ fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
     // SAFETY: fields of the context.
     let (length, tagged, protocol) = unsafe { ((*skb).len, (*skb).vlan_present, (*skb).protocol) };
     packet.length = length;
-    // A tag is not among the packet's bytes.
-    if tagged != 0 {
-        packet.ethertype = [0x81, 0];
-        return Some(Reason::NotIp);
-    }
     let header = if endpoint.switch.has(flags::LAYER3) { 0 } else { ETHERNET };
     packet.ethertype = if header == 0 {
         (protocol as u16).to_ne_bytes()
@@ -134,8 +136,13 @@ fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
     let version = match packet.ethertype {
         [0x08, 0x00] => 4,
         [0x86, 0xdd] => 6,
-        _ => return Some(Reason::NotIp),
+        _ => 0,
     };
-    let refused = parse_ip(skb, packet, length - header);
-    if packet.family == version { refused } else { Some(Reason::Malformed) }
+    let refused = if version == 0 { Some(Reason::NotIp) } else { parse_ip(skb, packet, length - header) };
+    // A tag is not among the packet's bytes: what was read is what it hides.
+    if tagged != 0 {
+        packet.ethertype = [0x81, 0];
+        return Some(Reason::NotIp);
+    }
+    if packet.family == version || version == 0 { refused } else { Some(Reason::Malformed) }
 }

@@ -26,6 +26,8 @@ pub static FLEETING: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4_
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(512, 0);
 #[map]
+pub static NEIGHBOURS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(256, 0);
+#[map]
 pub static DNS_FLOWS: LruHashMap<DnsFlowKey, DnsFlow> = LruHashMap::with_max_entries(1_024, 0);
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);

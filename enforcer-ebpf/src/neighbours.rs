@@ -2,10 +2,11 @@
 //!
 //! The workload may speak for its own addresses only (B40), and to nobody beyond the link (B24).
 
-use nameward_abi::{Direction, Reason, mapped};
+use nameward_abi::{Address, Direction, Reason, idle, mapped};
 
 use crate::{
     endpoint::Endpoint,
+    maps::NEIGHBOURS,
     packet::{ETHERNET, ICMP6, IGMP, Packet, UDP, words},
     skb::{Skb, read},
 };
@@ -46,19 +47,19 @@ pub fn judge(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Directio
         // 224.0.0.0/24 and the group of IGMPv3 reports are never forwarded.
         IGMP if packet.family == 4 && packet.destination[12..15] == [224, 0, 0] => Some(Reason::Housekeeping),
         IGMP if !egress => Some(Reason::Housekeeping),
-        UDP if is_dhcp(packet, egress) => Some(Reason::Housekeeping),
+        UDP if is_dhcp(endpoint, packet, egress) => Some(Reason::Housekeeping),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn is_dhcp(packet: &Packet, egress: bool) -> bool {
+fn is_dhcp(endpoint: &Endpoint, packet: &Packet, egress: bool) -> bool {
     let ports = (u16::from_be_bytes(packet.source_port), u16::from_be_bytes(packet.destination_port));
     match ports {
         (68, 67) => {
             egress
                 && words(&packet.destination) == words(&mapped([255; 4]))
-                && words(&packet.source) == words(&mapped([0; 4]))
+                && (words(&packet.source) == words(&mapped([0; 4])) || endpoint.owns(&packet.source))
         }
         (67, 68) => !egress,
         (546, 547) => {
@@ -80,9 +81,33 @@ fn judge_icmp6(skb: Skb, endpoint: &Endpoint, packet: &Packet, egress: bool) -> 
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT if egress => {
             Some(judge_own_discovery(skb, endpoint, packet, to_link))
         }
-        133..=137 if !egress && packet.hop_limit == 255 => Some(Reason::Neighbour),
+        133..=137 if !egress && packet.hop_limit == 255 => {
+            remember(skb, endpoint, packet);
+            Some(Reason::Neighbour)
+        }
         _ => None,
     }
+}
+
+/// Notes who is on the link: who solicits, and whom an advertisement is about. No router lets a hop limit of 255 pass.
+#[inline(always)]
+fn remember(skb: Skb, endpoint: &Endpoint, packet: &Packet) {
+    let neighbour = match packet.icmp_type {
+        NEIGHBOUR_SOLICITATION => Some(packet.source),
+        NEIGHBOUR_ADVERTISEMENT => read::<[u8; 16]>(skb, packet.l4 + 8),
+        _ => None,
+    };
+    if let Some(address) = neighbour.filter(|address| !link_local(address) && words(address) != [0, 0]) {
+        let _ = NEIGHBOURS.insert(address, endpoint.now, 0);
+    }
+}
+
+/// Whether an address has shown that it is on the link.
+#[inline(always)]
+fn is_on_link(endpoint: &Endpoint, address: &Address) -> bool {
+    // SAFETY: a word that is written as a whole.
+    let seen = unsafe { NEIGHBOURS.get(address) };
+    seen.is_some_and(|seen| seen.saturating_add(idle::NEIGHBOUR) > endpoint.now)
 }
 
 /// Solicitations come from an own address or none; advertisements are about an own address.
@@ -105,12 +130,13 @@ fn judge_own_discovery(skb: Skb, endpoint: &Endpoint, packet: &Packet, to_link: 
     if !unspecified && !endpoint.owns(&packet.source) && !is_of_mac(&packet.source, mac) {
         return Reason::SpoofedSource;
     }
-    // An advertisement answers whoever asked, who may use a global address; it has no room for more.
-    let answers = packet.icmp_type == NEIGHBOUR_ADVERTISEMENT && packet.payload <= 32;
-    let probes = packet.icmp_type == NEIGHBOUR_SOLICITATION
-        && packet.payload <= 32
-        && words(&packet.destination) == words(&target);
-    if to_link || link_local(&packet.destination) || answers || probes {
+    if to_link || link_local(&packet.destination) {
+        return Reason::Neighbour;
+    }
+    // Answers and probes go to global addresses as well, which a router would forward: only to those that were
+    // heard on the link, and with no room for more than a link-layer address.
+    let probes = packet.icmp_type == NEIGHBOUR_ADVERTISEMENT || words(&packet.destination) == words(&target);
+    if probes && packet.payload <= 32 && is_on_link(endpoint, &packet.destination) {
         Reason::Neighbour
     } else {
         Reason::Protocol

@@ -34,6 +34,10 @@ pub const ACK: u8 = 16;
 const EXTENSION_HEADERS: u32 = 4;
 const EXTENSION_OCTETS: u32 = 512;
 
+/// Later fragments begin behind the longest transport header without options: those that could overwrite the ports
+/// or flags of an allowed first one are refused (RFC 3128).
+const EARLIEST_FRAGMENT: u32 = 24;
+
 /// Whether a packet is part of a fragmented datagram. Not an enum, so that [`Packet::forget`] may touch it.
 pub mod fragment {
     pub const NONE: u8 = 0;
@@ -146,10 +150,16 @@ impl Packet {
             || (self.protocol == ICMP6 && matches!(self.icmp_type, 1..=4))
     }
 
-    /// A SYN that opens a connection.
+    /// An ICMP message that is no echo: it has no identifier, and so belongs to no flow.
+    #[inline(always)]
+    pub fn is_plain_icmp(&self) -> bool {
+        (self.protocol == ICMP || self.protocol == ICMP6) && !self.is_echo()
+    }
+
+    /// A SYN that opens a connection, at some stacks also with a FIN.
     #[inline(always)]
     pub fn is_bare_syn(&self) -> bool {
-        self.protocol == TCP && self.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+        self.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
     }
 }
 
@@ -238,6 +248,7 @@ fn parse_ipv4(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
     packet.fragment = match (bits & 0x1fff, bits & 0x2000) {
         (0, 0) => fragment::NONE,
         (0, _) => fragment::FIRST,
+        (at, _) if u32::from(at) * 8 < EARLIEST_FRAGMENT => return Some(Reason::Fragment),
         _ => fragment::LATER,
     };
     if header_length > 20 { options_of_ipv4(skb, packet.l3 + 20, header_length - 20) } else { None }
@@ -315,6 +326,7 @@ fn walk_extensions(skb: Skb, packet: &mut Packet) -> Option<Reason> {
             packet.fragment = match (offset & 0xfff8, offset & 1) {
                 (0, 0) => fragment::NONE, // an atomic fragment, RFC 6946
                 (0, _) => fragment::FIRST,
+                (at, _) if u32::from(at) < EARLIEST_FRAGMENT => return Some(Reason::Fragment),
                 _ => return later_fragment(packet),
             };
         }

@@ -162,6 +162,14 @@ pub fn is_direct_dns(endpoint: &Endpoint, question: &Question) -> bool {
     CIDRS.get(Key::new(128, question.remote)).is_some_and(|rule| rule.allow[slot] & wanted != 0)
 }
 
+/// The classes that are denied at an address, whatever the port.
+#[inline(never)]
+pub fn has_denies(endpoint: &Endpoint, remote: &Address) -> u64 {
+    let slot = endpoint.switch.slot() & 1;
+    let denied = CIDRS.get(Key::new(128, *remote)).map_or(0, |rule| rule.deny[slot]);
+    denied | embedded_denies(slot, remote)
+}
+
 /// Classes denied to the IPv4 address inside a NAT64, 6to4 or Teredo address (B23).
 #[inline(always)]
 fn embedded_denies(slot: usize, remote: &Address) -> u64 {

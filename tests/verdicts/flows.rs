@@ -1,11 +1,11 @@
 //! Flows: what goes on after it was admitted, and what does not.
 
-use nameward_abi::{FlowState, Mode, Reason, flags, idle};
+use nameward_abi::{FlowState, Mode, Reason, flags, idle, programs};
 use nameward_enforcer::kernel::BootNanos;
 
 use crate::{
     lab::*,
-    packets::{Flag, echo, icmp_error, tcp, tcp_with, udp},
+    packets::{Flag, L3, echo, icmp_error, raw, tcp, tcp_with, udp},
 };
 
 const CLIENT: (&str, u16) = (OWN4, 40_000);
@@ -259,4 +259,210 @@ fn audit_tells_once_of_a_connection_and_lets_its_answers_in() {
     // When it is enforced, what audit let through ends.
     lab.switch(0, Mode::Enforce, audit, 1);
     lab.sends(&tcp(CLIENT, server, Flag::Ack), REDIRECT, Reason::NoMatch);
+}
+
+// G3, B34: some stacks take a SYN with a FIN for a new connection.
+#[test]
+fn a_syn_with_a_fin_is_new() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    connect(&mut lab);
+    lab.grant(NAMED4, NAME_ID, 1);
+    let mut frame = tcp(CLIENT, SERVER, Flag::Syn);
+    frame[L3 + 33] |= 1;
+    lab.sends(&frame, REDIRECT, Reason::Expired);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+}
+
+// R9: in both directions.
+#[test]
+fn what_is_no_longer_allowed_gets_no_answers() {
+    if !privileged() {
+        return;
+    }
+    for (own, named) in [(OWN4, NAMED4), (OWN6, NAMED6)] {
+        let mut lab = Lab::new();
+        let (client, server) = ((own, 40_000), (named, 443));
+        lab.sends(&udp(client, server, b"q"), PASS, Reason::Name);
+        lab.receives(&udp(server, client, b"a"), PASS, Reason::Flow);
+        // An edit elsewhere, after the grant has expired.
+        lab.grant(named, NAME_ID, 1);
+        lab.switch(0, Mode::Enforce, flags::REJECT, 2);
+        lab.receives(&udp(server, client, b"a"), PASS, Reason::Flow);
+        lab.admit(NAME_ID, [0, 0]);
+        lab.switch(0, Mode::Enforce, flags::REJECT, 3);
+        lab.receives(&udp(server, client, b"a"), DROP, Reason::Inbound);
+        lab.sends(&udp(client, server, b"q"), REDIRECT, Reason::NoMatch);
+        // It is no stranger's datagram that opens something, either.
+        lab.receives(&udp(server, client, b"a"), DROP, Reason::Inbound);
+    }
+}
+
+// B24: only echoes have identifiers; nothing else follows a flow of identifier 0.
+#[test]
+fn icmp_without_identifier_belongs_to_no_flow() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    for (own, block, protocol, kind) in [(OWN4, BLOCK4, 1, 5), (OWN6, BLOCK6, 58, 137)] {
+        lab.sends(&echo(own, block, 0, true), PASS, Reason::Cidr);
+        lab.receives(&echo(block, own, 0, false), PASS, Reason::Flow);
+        let redirect = [kind, 0, 0, 0, 0, 0, 0, 0];
+        lab.sends(&raw(own, block, protocol, &redirect), REDIRECT, Reason::Protocol);
+        lab.receives(&raw(block, own, protocol, &redirect), DROP, Reason::Inbound);
+    }
+}
+
+// G4: alive one second before its end, gone one second after it.
+#[test]
+fn idle_times_are_those_promised() {
+    if !privileged() {
+        return;
+    }
+    const SECOND: u64 = 1_000_000_000;
+    type Step = fn(&mut Lab);
+    let opening_tcp: Step = |lab| drop(lab.sends(&tcp(CLIENT, SERVER, Flag::Syn), PASS, Reason::Name));
+    let closing_tcp: Step = |lab| {
+        connect(lab);
+        lab.sends(&tcp(CLIENT, SERVER, Flag::Fin), PASS, Reason::Flow);
+        lab.receives(&tcp(SERVER, CLIENT, Flag::Fin), PASS, Reason::Flow);
+    };
+    let one_way: Step = |lab| drop(lab.sends(&udp(CLIENT, SERVER, b"q"), PASS, Reason::Name));
+    let answered: Step = |lab| {
+        lab.sends(&udp(CLIENT, SERVER, b"q"), PASS, Reason::Name);
+        lab.receives(&udp(SERVER, CLIENT, b"a"), PASS, Reason::Flow);
+    };
+    let pinged: Step = |lab| drop(lab.sends(&echo(OWN4, BLOCK4, 7, true), PASS, Reason::Cidr));
+    let (segment, datagram) = (tcp(SERVER, CLIENT, Flag::Ack), udp(SERVER, CLIENT, b"a"));
+    let cases: [(Step, Vec<u8>, u64); 6] = [
+        (connect, segment.clone(), 24 * 3_600),
+        (opening_tcp, segment.clone(), 60),
+        (closing_tcp, segment, 60),
+        (answered, datagram.clone(), 180),
+        (one_way, datagram, 30),
+        (pinged, echo(BLOCK4, OWN4, 7, false), 30),
+    ];
+    for (begin, answer, seconds) in cases {
+        for (age, alive) in [((seconds - 1) * SECOND, true), ((seconds + 1) * SECOND, false)] {
+            let mut lab = Lab::new();
+            lab.switch(0, Mode::Enforce, flags::REJECT | flags::INBOUND_NONE, 1);
+            begin(&mut lab);
+            // A machine that has just started has no such past.
+            if BootNanos::now().0 <= age {
+                continue;
+            }
+            lab.change_flows(|flow| flow.last_seen -= age);
+            if alive {
+                lab.receives(&answer, PASS, Reason::Flow);
+            } else {
+                lab.receives(&answer, DROP, Reason::Inbound);
+            }
+        }
+    }
+}
+
+// F3, promise 4: room does not depend on user space.
+#[test]
+fn idle_flows_make_room_by_themselves() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::sized(2);
+    let open = |lab: &mut Lab, port| {
+        lab.egress(&udp((OWN4, port), SERVER, b"q"));
+        lab.run(programs::POD_INGRESS, &udp(SERVER, (OWN4, port), b"a"), 0, 1).action
+    };
+    assert_eq!([open(&mut lab, 1), open(&mut lab, 2)], [PASS; 2]);
+    lab.change_flows(|flow| flow.last_seen -= idle::UDP_ANSWERED + 1);
+    // The packet that finds the table full is denied, and makes room for the next.
+    assert_eq!([open(&mut lab, 3), open(&mut lab, 4)], [DROP, PASS]);
+    assert_eq!(lab.flows().0.len(), 1);
+}
+
+// Promise 3, promise 6: nobody's flood takes a live flow's place.
+#[test]
+fn floods_evict_nothing_that_is_established() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    connect(&mut lab);
+    lab.sends(&udp(CLIENT, SERVER, b"q"), PASS, Reason::Name);
+    lab.receives(&udp(SERVER, CLIENT, b"a"), PASS, Reason::Flow);
+    for port in 1..20_000u16 {
+        assert_eq!(lab.egress(&tcp((OWN4, port), SERVER, Flag::Syn)).action, PASS);
+        let outside = tcp((UNKNOWN4, port), (OWN4, 80), Flag::Syn);
+        assert_eq!(lab.run(programs::POD_INGRESS, &outside, 0, 1).action, PASS);
+    }
+    lab.grant(NAMED4, NAME_ID, 1);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+    lab.sends(&udp(CLIENT, SERVER, b"q"), PASS, Reason::Flow);
+}
+
+// Promise 3: many short connections, none denied wrongly, the idle one stays.
+#[test]
+fn short_connections_leave_room_for_each_other() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::sized(64);
+    connect(&mut lab);
+    for port in 1..10_000u16 {
+        let client = (OWN4, port);
+        lab.egress(&tcp(client, SERVER, Flag::Syn));
+        for (sent, flag) in [
+            (false, Flag::SynAck),
+            (true, Flag::Ack),
+            (true, Flag::Fin),
+            (false, Flag::Fin),
+            (true, Flag::Ack),
+        ] {
+            let run = if sent {
+                lab.egress(&tcp(client, SERVER, flag))
+            } else {
+                lab.run(programs::POD_INGRESS, &tcp(SERVER, client, flag), 0, 1)
+            };
+            assert_eq!(run.action, PASS, "{port} {flag:?}");
+        }
+    }
+    assert_eq!(lab.flows().0.len(), 1);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+}
+
+/// Both sides begin at once (RFC 9293, figure 8), and somebody forges a reset.
+#[test]
+fn simultaneous_opens_and_forged_resets_cut_nothing() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(0, Mode::Enforce, flags::REJECT | flags::INBOUND_NONE, 1);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Syn), PASS, Reason::Name);
+    lab.receives(&tcp(SERVER, CLIENT, Flag::Syn), PASS, Reason::Flow);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::SynAck), PASS, Reason::Flow);
+    lab.receives(&tcp(SERVER, CLIENT, Flag::Ack), PASS, Reason::Flow);
+    lab.grant(NAMED4, NAME_ID, 1);
+    lab.receives(&tcp(SERVER, CLIENT, Flag::Rst), PASS, Reason::Flow);
+    // The stack took no notice: the connection goes on, and has its place again.
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+    lab.receives(&tcp(SERVER, CLIENT, Flag::Ack), PASS, Reason::Flow);
+    assert_eq!(lab.flows().0.len(), 1);
+}
+
+// G9: rules do not open what `inbound` closes, and an ICMP error is no way around an edit.
+#[test]
+fn icmp_errors_end_with_what_they_quote() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.sends(&udp(CLIENT, SERVER, b"q"), PASS, Reason::Name);
+    let error = icmp_error(OWN4, NAMED4, &udp(SERVER, CLIENT, b"an answer"), 64);
+    lab.sends(&error, PASS, Reason::Related);
+    lab.admit(NAME_ID, [0, 0]);
+    lab.switch(0, Mode::Enforce, flags::REJECT, 2);
+    lab.sends(&error, DROP, Reason::IcmpError);
 }

@@ -1,6 +1,6 @@
 //! Fragments pass after their allowed first one.
 
-use nameward_abi::Reason;
+use nameward_abi::{Mode, Reason};
 
 use crate::{
     lab::*,
@@ -98,4 +98,41 @@ fn fragments_of_answers_reach_the_workload() {
     lab.sends(&udp((OWN4, 1), (NAMED4, 443), b"q"), PASS, Reason::Name);
     lab.receives(&first, PASS, Reason::Flow);
     lab.receives(&second, PASS, Reason::Flow);
+}
+
+// B22: ports and flags of the first fragment cannot be overwritten.
+#[test]
+fn fragments_over_the_transport_header_are_denied() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    for (build, named) in [(fragments4 as fn(&str, u8) -> [Vec<u8>; 2], NAMED4), (fragments6, NAMED6)] {
+        let [first, second] = build(named, 1);
+        let at = if named == NAMED4 { L3 + 7 } else { L3 + 43 };
+        for (units, passes) in [(1, false), (2, false), (3, true)] {
+            lab.sends(&first, PASS, if units == 1 { Reason::Name } else { Reason::Flow });
+            let mut later = second.clone();
+            later[at] = if named == NAMED4 { units } else { units << 3 };
+            if passes {
+                lab.sends(&later, PASS, Reason::Flow);
+            } else {
+                lab.sends(&later, DROP, Reason::Fragment);
+            }
+        }
+    }
+}
+
+// R6
+#[test]
+fn audit_tells_of_a_fragmented_datagram_once() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(0, Mode::Audit, 0, 1);
+    let [first, second] = fragments4(UNKNOWN4, 1);
+    lab.sends(&first, PASS, Reason::NoMatch);
+    lab.sends(&second, PASS, Reason::Flow);
+    assert_eq!(lab.events().len(), 1);
 }

@@ -12,7 +12,7 @@ use aya::{
 };
 use nameward_abi::{
     Address, Admitted, Allow, CidrRule, Config, Counter, DnsRedirect, Event, EventBudget, Flow, FlowKey,
-    Identity, Mode, PortKey, PortRule, Reason, Switch, TrustedServer, flags, maps, programs,
+    Fold, FoldKey, Identity, Mode, PortKey, PortRule, Reason, Switch, TrustedServer, flags, maps, programs,
 };
 use nameward_enforcer::kernel::{BootNanos, OBJECT};
 
@@ -223,12 +223,34 @@ impl Lab {
         map.get(&0, 0).unwrap()
     }
 
+    pub(crate) fn change_budget(&mut self, change: impl FnOnce(&mut EventBudget)) {
+        let mut map: Array<_, EventBudget> = self.map(maps::EVENT_BUDGET);
+        let mut budget = map.get(&0, 0).unwrap();
+        change(&mut budget);
+        map.set(0, budget, 0).unwrap();
+    }
+
+    pub(crate) fn change_folds(&mut self, change: impl Fn(&mut Fold)) {
+        let mut map: HashMap<_, FoldKey, Fold> = self.map(maps::FOLDS);
+        let all: Vec<(FoldKey, Fold)> = map.iter().map(Result::unwrap).collect();
+        for (key, mut fold) in all {
+            change(&mut fold);
+            map.insert(key, fold, 0).unwrap();
+        }
+    }
+
     /// All flows: the established and the fleeting ones.
     pub(crate) fn flows(&mut self) -> (Flows, Flows) {
         let established: HashMap<_, FlowKey, Flow> = self.map(maps::FLOWS);
         let established = established.iter().map(Result::unwrap).collect();
         let fleeting: HashMap<_, FlowKey, Flow> = self.map(maps::FLEETING);
         (established, fleeting.iter().map(Result::unwrap).collect())
+    }
+
+    /// Writes a flow, as user space does.
+    pub(crate) fn put_flow(&mut self, map: &str, key: FlowKey, flow: Flow) {
+        let mut map: HashMap<_, FlowKey, Flow> = self.map(map);
+        map.insert(key, flow, 0).unwrap();
     }
 
     /// Changes every flow, wherever it is.

@@ -11,5 +11,6 @@ mod live;
 mod neighbours;
 mod packets;
 mod parse;
+mod reasons;
 mod reject;
 mod rules;

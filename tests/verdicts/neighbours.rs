@@ -54,7 +54,6 @@ fn discovery_is_about_own_addresses_on_the_link() {
     lab.sends(&discovery(OWN6, solicited, 135, "2001:db8:1::1", 255), PASS, Reason::Neighbour);
     lab.sends(&discovery(LINK_LOCAL, solicited, 135, "fe80::1", 255), PASS, Reason::Neighbour);
     lab.sends(&discovery("::", solicited, 135, OWN6, 255), PASS, Reason::Neighbour);
-    lab.sends(&discovery(OWN6, "2001:db8:1::1", 136, OWN6, 255), PASS, Reason::Neighbour);
     lab.sends(&discovery(LINK_LOCAL, ALL_NODES, 136, LINK_LOCAL, 255), PASS, Reason::Neighbour);
     lab.sends(&discovery(OWN6, ALL_NODES, 136, "2001:db8:1::1", 255), DROP, Reason::SpoofedSource);
     lab.sends(&discovery(OWN6, ALL_NODES, 136, "fe80::1", 255), DROP, Reason::SpoofedSource);
@@ -64,6 +63,22 @@ fn discovery_is_about_own_addresses_on_the_link() {
     message.extend(address(OWN6));
     message.extend([0; 64]); // data in the options
     lab.sends(&raw6(OWN6, ALL_NODES, 58, 255, &message), DROP, Reason::Malformed);
+    // Answers and probes go to global addresses that were heard on the link. A router would forward them to others.
+    let neighbour = "2001:db8:1::1";
+    let (answer, probe) =
+        (discovery(OWN6, neighbour, 136, OWN6, 255), discovery(OWN6, neighbour, 135, neighbour, 255));
+    lab.sends(&answer, DROP, Reason::Protocol);
+    lab.sends(&probe, DROP, Reason::Protocol);
+    lab.receives(&discovery(neighbour, OWN6, 135, OWN6, 64), DROP, Reason::NoPolicyYet);
+    lab.sends(&answer, DROP, Reason::Protocol);
+    lab.receives(&discovery(neighbour, OWN6, 135, OWN6, 255), PASS, Reason::Neighbour);
+    lab.sends(&answer, PASS, Reason::Neighbour);
+    lab.sends(&probe, PASS, Reason::Neighbour);
+    let other = "2001:db8:1::9";
+    lab.sends(&discovery(OWN6, other, 135, other, 255), DROP, Reason::Protocol);
+    lab.receives(&discovery("fe80::1", OWN6, 136, other, 255), PASS, Reason::Neighbour);
+    lab.sends(&discovery(OWN6, other, 135, other, 255), PASS, Reason::Neighbour);
+    lab.sends(&discovery(OWN6, UNKNOWN6, 136, OWN6, 255), DROP, Reason::Protocol);
     // Advertisements and redirects of a router are not the workload's to send.
     let advertisement = raw6(LINK_LOCAL, ALL_NODES, 58, 255, &[134, 0, 0, 0, 0, 0, 0, 0]);
     lab.sends(&advertisement, DROP, Reason::SpoofedSource);
@@ -82,6 +97,7 @@ fn housekeeping_passes_without_a_word() {
     lab.sends(&raw6(LINK_LOCAL, "ff02::16", 0, 1, &report), PASS, Reason::Housekeeping);
     lab.sends(&raw6("::", "ff02::2", 58, 255, &[133, 0, 0, 0, 0, 0, 0, 0]), PASS, Reason::Housekeeping);
     lab.sends(&udp(("0.0.0.0", 68), ("255.255.255.255", 67), b"discover"), PASS, Reason::Housekeeping);
+    lab.sends(&udp((OWN4, 68), ("255.255.255.255", 67), b"rebind"), PASS, Reason::Housekeeping);
     lab.sends(&udp((LINK_LOCAL, 546), ("ff02::1:2", 547), b"solicit"), PASS, Reason::Housekeeping);
     assert!(lab.events().is_empty());
     // Beyond the link the same messages are nothing special.

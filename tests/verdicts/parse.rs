@@ -149,6 +149,45 @@ fn extension_headers_are_walked_within_bounds() {
     lab.sends(&jumbo, DROP, Reason::Malformed);
 }
 
+/// Every sequence of up to three extension headers, against what the walk promises.
+// B23
+#[test]
+fn every_order_of_extension_headers_is_known_or_denied() {
+    if !privileged() {
+        return;
+    }
+    const KINDS: [u8; 9] = [0, 43, 44, 51, 60, 135, 139, 140, 253];
+    let mut lab = Lab::new();
+    let segment = tcp((OWN6, 1), (NAMED6, 443), Flag::Syn)[L3 + 40..].to_vec();
+    let mut orders: Vec<Vec<u8>> = vec![vec![]];
+    for length in 0..3 {
+        let longer: Vec<Vec<u8>> = orders
+            .iter()
+            .filter(|order| order.len() == length)
+            .flat_map(|order| KINDS.map(|kind| [&order[..], &[kind]].concat()))
+            .collect();
+        orders.extend(longer);
+    }
+    assert_eq!(orders.len(), 1 + 9 + 81 + 729);
+    for order in orders {
+        let mut data = Vec::new();
+        for (index, kind) in order.iter().enumerate() {
+            let next = *order.get(index + 1).unwrap_or(&6);
+            // An atomic fragment, or options that pad.
+            data.extend(if *kind == 44 { [next, 0, 0, 0, 0, 0, 0, 9] } else { [next, 0, 1, 4, 0, 0, 0, 0] });
+        }
+        data.extend(&segment);
+        let frame = raw6(OWN6, NAMED6, *order.first().unwrap_or(&6), 64, &data);
+        let known = order.iter().all(|kind| matches!(kind, 44 | 60))
+            && order.iter().filter(|kind| **kind == 44).count() <= 1;
+        if known {
+            assert_eq!(lab.egress(&frame).action, PASS, "{order:?}");
+        } else {
+            lab.sends(&frame, DROP, Reason::ExtensionHeader);
+        }
+    }
+}
+
 // B23
 #[test]
 fn mapped_addresses_are_never_ipv4() {

@@ -163,6 +163,16 @@ fn frames_of_bridge_ports_go_to_the_gateway() {
     lab.sends(&syn(NAMED4, 443), PASS, Reason::Name);
     lab.configure(|config| config.gateway_mac = [2, 9, 9, 9, 9, 9]);
     lab.sends(&syn(NAMED4, 444), DROP, Reason::ForeignMac);
+    // A frame for all reaches every neighbour, whatever the packet in it says.
+    for named in [NAMED4, NAMED6] {
+        let mut to_all = syn(named, 443);
+        to_all[..6].copy_from_slice(&[0xff; 6]);
+        lab.sends(&to_all, DROP, Reason::ForeignMac);
+    }
+    lab.cidr("224.0.0.0", 4, QUIC, 0, 0);
+    let mut to_group = udp((OWN4, 1), ("224.0.0.9", 443), b"hello");
+    to_group[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 9]);
+    lab.sends(&to_group, PASS, Reason::Cidr);
 }
 
 // G8
@@ -206,4 +216,66 @@ fn a_flood_of_denials_spends_its_own_tokens() {
     assert_eq!(lab.counters()[Reason::NoMatch as usize].packets, 99, "one of them is port 53");
     assert!((10..=12).contains(&lab.events().len()));
     assert!(lab.budget().lost >= 87);
+}
+
+// G8: what was folded is told when the second is over.
+#[test]
+fn folded_packets_are_told_together() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let frame = syn(UNKNOWN6, 443);
+    for _ in 0..5 {
+        lab.sends(&frame, REDIRECT, Reason::NoMatch);
+    }
+    assert_eq!(lab.events().len(), 1);
+    lab.change_folds(|fold| fold.last_sent -= 1_000_000_000);
+    lab.sends(&frame, REDIRECT, Reason::NoMatch);
+    let events = lab.events();
+    assert_eq!(events.iter().map(|event| (event.packets, event.bytes)).collect::<Vec<_>>(), [(5, 300)]);
+    // Another reason, address, port or protocol is another event.
+    for other in [syn(UNKNOWN6, 444), syn(UNKNOWN4, 443), syn(NAMED6, 22)] {
+        lab.egress(&other);
+    }
+    lab.egress(&udp((OWN6, 40_000), (UNKNOWN6, 443), b"x"));
+    assert_eq!(lab.events().len(), 4);
+}
+
+// F3: a full ring costs events, which are counted, and no verdict.
+#[test]
+fn a_full_ring_loses_events_and_nothing_else() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.configure(|config| (config.events_per_second, config.events_burst) = (u32::MAX, u32::MAX));
+    let packets = 14_000u16;
+    for port in 1_000..1_000 + packets {
+        assert_ne!(lab.egress(&syn(UNKNOWN4, port)).action, PASS);
+    }
+    assert_eq!(lab.counters()[Reason::NoMatch as usize].packets, u64::from(packets));
+    let (told, lost) = (lab.events().len() as u64, lab.budget().lost);
+    assert!(lost > 0, "{told} told");
+    assert_eq!(told + lost, u64::from(packets));
+}
+
+/// The bucket fills with time, up to its burst.
+#[test]
+fn tokens_come_back_with_time() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.configure(|config| (config.events_per_second, config.events_burst) = (10, 20));
+    let told = |lab: &mut Lab, first: u16| {
+        (first..first + 50).for_each(|port| drop(lab.egress(&syn(UNKNOWN4, port))));
+        lab.events().len()
+    };
+    assert!((20..=21).contains(&told(&mut lab, 1_000)));
+    assert!(told(&mut lab, 2_000) <= 1);
+    lab.change_budget(|budget| budget.refilled_at -= 1_000_000_000);
+    assert!((10..=12).contains(&told(&mut lab, 3_000)));
+    lab.change_budget(|budget| budget.refilled_at -= 3_600_000_000_000);
+    assert!((20..=21).contains(&told(&mut lab, 4_000)));
 }

@@ -11,7 +11,7 @@ use nameward_abi::maps;
 use super::{KernelError, bpffs::Folder, endpoint::MapSizes, object::OBJECT};
 
 /// Maps that each endpoint has for itself.
-pub(super) const OWN_MAPS: [&str; 13] = [
+pub(super) const OWN_MAPS: [&str; 14] = [
     maps::ALLOW,
     maps::ADMITTED,
     maps::CIDRS,
@@ -19,6 +19,7 @@ pub(super) const OWN_MAPS: [&str; 13] = [
     maps::FLOWS,
     maps::FLEETING,
     maps::FRAGMENTS,
+    maps::NEIGHBOURS,
     maps::DNS_FLOWS,
     maps::OWN_SOCKETS,
     maps::CONFIG,
