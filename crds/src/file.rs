@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     io::Read,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::LazyLock,
 };
 
 use nameward_policy::{Effect, Pattern, PolicyKind, PolicyRef, Rule, RuleWarning};
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     Mistake, Mistakes, Place, Policy, Warning,
-    check::{self, Finding, Schema, SharedSchema},
+    check::{self, Finding, Schema},
     patterns, schema,
     yaml::{self, Node, Value},
 };
@@ -103,6 +103,8 @@ pub(crate) struct Reader {
     pub(crate) mistakes: Vec<Mistake>,
     pub(crate) warnings: Vec<Warning>,
     seen: HashMap<PolicyRef, (PathBuf, Place)>,
+    /// The text that is read has mistakes of its own: what it would say is not what it says.
+    unsound: bool,
 }
 
 impl Reader {
@@ -144,6 +146,7 @@ impl Reader {
     /// The documents of a text; what is wrong with the text itself is noted.
     pub(crate) fn documents(&mut self, text: &str, file: &Path) -> Vec<Node> {
         let (documents, mistakes) = yaml::parse(text);
+        self.unsound = !mistakes.is_empty();
         for mistake in mistakes {
             self.mistake(file, mistake.place, "", mistake.message);
         }
@@ -153,11 +156,9 @@ impl Reader {
     /// Reads one object, or the items of a list object.
     pub(crate) fn object(&mut self, node: &mut Node, file: &Path, path: &str) {
         let Some(kind) = self.kind(node, file, path) else { return };
-        let definition = match kind.as_str() {
-            "EgressPolicy" => &schemas().namespaced,
-            "ClusterEgressPolicy" => &schemas().cluster,
-            _ => return self.list(node, file, path),
-        };
+        if !matches!(kind.as_str(), "EgressPolicy" | "ClusterEgressPolicy") {
+            return self.list(node, file, path);
+        }
         let before = self.mistakes.len();
         if kind == "ClusterEgressPolicy"
             && let Some(namespace) = node.get("metadata").and_then(|metadata| metadata.get("namespace"))
@@ -165,8 +166,8 @@ impl Reader {
             let message = "a ClusterEgressPolicy has no namespace; remove it, or write an EgressPolicy";
             self.mistake(file, namespace.place, &check::join(path, "metadata.namespace"), message);
         }
-        self.found(file, check::check(node, path, definition));
-        if self.mistakes.len() == before {
+        self.found(file, check::check(node, path, schema_of(&kind)));
+        if self.mistakes.len() == before && !self.unsound {
             self.policy(node, file, path, &kind);
         }
     }
@@ -224,7 +225,7 @@ impl Reader {
     }
 
     fn list(&mut self, node: &mut Node, file: &Path, path: &str) {
-        let findings = check::check(node, path, &schemas().list);
+        let findings = check::check(node, path, schema_of("List"));
         self.found(file, findings);
         let Value::Map(entries) = &node.value else { return };
         let items = entries.iter().find(|(key, _)| key.text == "items").map(|(_, items)| items.clone());
@@ -346,18 +347,12 @@ fn place_of(node: &Node, path: &str) -> Place {
     }
 }
 
-struct Schemas {
-    namespaced: SharedSchema,
-    cluster: SharedSchema,
-    list: SharedSchema,
-}
-
-fn schemas() -> &'static Schemas {
-    static SCHEMAS: OnceLock<Schemas> = OnceLock::new();
-    SCHEMAS.get_or_init(|| Schemas {
-        namespaced: object_schema("EgressPolicy").into(),
-        cluster: object_schema("ClusterEgressPolicy").into(),
-        list: own(&json!({
+/// What an object of a kind must be. Each is made when it is first asked for.
+fn schema_of(kind: &str) -> &'static Schema {
+    static NAMESPACED: LazyLock<Schema> = LazyLock::new(|| object_schema("EgressPolicy"));
+    static CLUSTER: LazyLock<Schema> = LazyLock::new(|| object_schema("ClusterEgressPolicy"));
+    static LIST: LazyLock<Schema> = LazyLock::new(|| {
+        own(&json!({
             "type": "object",
             "required": ["items"],
             "properties": {
@@ -366,8 +361,12 @@ fn schemas() -> &'static Schemas {
                 "items": { "type": "array" },
             },
         }))
-        .into(),
-    })
+    });
+    match kind {
+        "EgressPolicy" => &NAMESPACED,
+        "ClusterEgressPolicy" => &CLUSTER,
+        _ => &LIST,
+    }
 }
 
 /// A whole object: the definition's schema, and what the API server itself adds to it.

@@ -2,8 +2,6 @@
 //!
 //! Only for what we generate. Keys stay in the order they come in.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 /// The value as a YAML document.
@@ -63,8 +61,8 @@ fn write_nested(text: &mut String, value: &Value, indent: usize) {
 }
 
 fn line(text: &mut String, content: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{content}");
+    text.push_str(content);
+    text.push('\n');
 }
 
 fn pad(text: &mut String, indent: usize) {

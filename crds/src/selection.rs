@@ -99,3 +99,85 @@ pub fn isolation<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Isolatio
     }
     isolation
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn namespaced(namespace: &str, mode: &str, selector: serde_json::Value) -> Policy {
+        let policy = json!({
+            "metadata": { "name": "p", "namespace": namespace },
+            "spec": { "podSelector": selector, "mode": mode, "egress": [] },
+        });
+        Policy::Namespaced(object(policy, "EgressPolicy"))
+    }
+
+    fn cluster(isolate: bool, mode: &str, subject: serde_json::Value) -> Policy {
+        let policy = json!({
+            "metadata": { "name": "c" },
+            "spec": { "subject": subject, "mode": mode, "isolate": isolate },
+        });
+        Policy::Cluster(object(policy, "ClusterEgressPolicy"))
+    }
+
+    fn object<T: serde::de::DeserializeOwned>(mut policy: serde_json::Value, kind: &str) -> T {
+        policy["apiVersion"] = "nameward.io/v1alpha1".into();
+        policy["kind"] = kind.into();
+        serde_json::from_value(policy).unwrap()
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    #[test]
+    fn what_isolates() {
+        // R1, R6
+        let everything = || json!({ "namespaceSelector": {} });
+        let enforce = namespaced("ci", "Enforce", json!({}));
+        let audit = namespaced("ci", "Audit", json!({}));
+        let denies = cluster(false, "Enforce", everything());
+        let isolates = cluster(true, "Enforce", everything());
+        let would = cluster(true, "Audit", everything());
+        let table: [(&[&Policy], Isolation); 9] = [
+            (&[], Isolation::NotIsolated),
+            (&[&denies], Isolation::NotIsolated),
+            (&[&enforce], Isolation::Isolated),
+            (&[&isolates], Isolation::Isolated),
+            (&[&audit], Isolation::Audit),
+            (&[&would], Isolation::Audit),
+            (&[&audit, &denies], Isolation::Audit),
+            (&[&audit, &enforce], Isolation::Isolated),
+            (&[&enforce, &would], Isolation::Isolated),
+        ];
+        for (policies, expected) in table {
+            assert_eq!(isolation(policies.iter().copied()), expected, "{policies:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_selected() {
+        // R1, R3, R10
+        let ci = labels(&[(NAMESPACE_NAME, "ci"), ("team", "build")]);
+        let system = labels(&[(NAMESPACE_NAME, "kube-system")]);
+        let runner = labels(&[("app", "runner")]);
+        let pod = Workload { namespace: "ci", namespace_labels: &ci, labels: &runner, exempt: false };
+        let dns =
+            Workload { namespace: "kube-system", namespace_labels: &system, labels: &runner, exempt: true };
+        let select = |app: &str| json!({ "matchLabels": { "app": app } });
+        assert!(namespaced("ci", "Enforce", json!({})).selects(&pod));
+        assert!(namespaced("ci", "Enforce", select("runner")).selects(&pod));
+        assert!(!namespaced("ci", "Enforce", select("web")).selects(&pod));
+        assert!(!namespaced("web", "Enforce", json!({})).selects(&pod), "another namespace's");
+        assert!(namespaced("kube-system", "Enforce", json!({})).selects(&dns), "its own namespace's");
+
+        let of_teams = json!({ "namespaceSelector": { "matchLabels": { "team": "build" } }, "podSelector": select("runner") });
+        assert!(cluster(true, "Enforce", of_teams.clone()).selects(&pod));
+        assert!(!cluster(true, "Enforce", of_teams).selects(&dns));
+        assert!(!cluster(true, "Enforce", json!({ "namespaceSelector": {} })).selects(&dns), "exempt");
+        let by_name = json!({ "namespaceSelector": { "matchLabels": { NAMESPACE_NAME: "kube-system" } } });
+        assert!(cluster(true, "Enforce", by_name).selects(&dns), "meant on purpose");
+    }
+}

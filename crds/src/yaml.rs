@@ -279,6 +279,11 @@ impl Builder {
     }
 }
 
+/// Whether a key has its mistake already.
+pub(crate) fn is_no_key(text: &str) -> bool {
+    text == "<<"
+}
+
 fn key_of(node: Node, seen: &mut HashMap<String, Place>, mistakes: &mut Vec<YamlMistake>) -> Key {
     let place = node.place;
     let text = match node.value {
@@ -291,7 +296,7 @@ fn key_of(node: Node, seen: &mut HashMap<String, Place>, mistakes: &mut Vec<Yaml
             return Key { place, text: String::new() };
         }
     };
-    if text == "<<" {
+    if is_no_key(&text) {
         let message = "merge keys are not read; write the fields, or an alias for a whole value".into();
         mistakes.push(YamlMistake { place, message });
     }

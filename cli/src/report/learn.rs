@@ -46,6 +46,10 @@ impl Learned {
             Subject::Packet { inbound: true, .. } => {}
             Subject::Packet { protocol, address, port, name, .. } => {
                 let port = if has_ports(*protocol) { *port } else { 0 };
+                // No rule can name port 0.
+                if has_ports(*protocol) && port == 0 {
+                    return;
+                }
                 let uses = match name.as_deref().and_then(|name| Name::parse(name).ok()) {
                     Some(name) => self.names.entry(name).or_default(),
                     None => self.addresses.entry(*address).or_default(),
@@ -63,7 +67,10 @@ impl Learned {
 
     /// As many policies as their limits need, in one file.
     fn to_policy(&self, command: &str) -> String {
-        let command: String = command.chars().filter(|character| !character.is_control()).collect();
+        // Readers of YAML 1.1 end a comment at these separators, too.
+        let breaks =
+            |character: &char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
+        let command: String = command.chars().filter(|character| !breaks(character)).collect();
         let mut text = format!("# What this asked for: {command}\n");
         let rules = self.rules();
         let documents: Vec<&[LearnedRule]> = match rules.is_empty() {
@@ -167,4 +174,81 @@ fn ports(uses: &BTreeSet<Use>) -> Vec<String> {
             other => format!("{{protocol: {other}}}"),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nameward_crds::file;
+    use nameward_policy::{Pattern, Peer, PortSpec, Protocol};
+
+    use super::*;
+
+    fn packet(protocol: u8, address: &str, port: u16, name: Option<&str>) -> Subject {
+        let (address, name) = (address.parse().unwrap(), name.map(Into::into));
+        Subject::Packet { protocol, address, port, name, inbound: false }
+    }
+
+    fn learned(subjects: &[Subject]) -> Learned {
+        let mut learned = Learned::default();
+        subjects.iter().for_each(|subject| learned.add(subject));
+        learned
+    }
+
+    fn read(learned: &Learned, command: &str) -> file::PolicyFile {
+        let text = learned.to_policy(command);
+        file::read(&text, Path::new("learned.yaml")).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
+    }
+
+    #[test]
+    fn what_is_written_is_what_policy_reads() {
+        // X4, X5
+        let learned = learned(&[
+            Subject::Question { name: "asked.example".into() },
+            packet(6, "198.51.100.1", 443, Some("Used.example.")),
+            packet(17, "198.51.100.1", 443, Some("used.example")),
+            packet(6, "2001:db8::1", 22, None),
+            packet(1, "203.0.113.1", 0, None),
+            packet(47, "203.0.113.2", 0, None),
+            packet(6, "203.0.113.3", 0, None),
+        ]);
+        let file = read(&learned, "curl \n x\u{2028}y: 'z'");
+        let peers = |protocols: &[PortSpec]| {
+            let rules = file.rules();
+            let rule = rules.into_iter().find(|rule| rule.ports == protocols);
+            rule.unwrap_or_else(|| panic!("{:?}", file.policies)).peers
+        };
+        let names = |text: &str| vec![Peer::Names(vec![Pattern::parse(text).unwrap()])];
+        let block = |text: &str| vec![Peer::Block { cidr: text.parse().unwrap(), except: vec![] }];
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        assert_eq!(peers(&[PortSpec::all(tcp), PortSpec::all(udp)]), names("asked.example"));
+        assert_eq!(peers(&[PortSpec::one(tcp, 443), PortSpec::one(udp, 443)]), names("used.example"));
+        assert_eq!(peers(&[PortSpec::one(tcp, 22)]), block("2001:db8::1/128"));
+        assert_eq!(peers(&[PortSpec::all(Protocol::IcmpEcho)]), block("203.0.113.1/32"));
+        assert_eq!(peers(&[PortSpec::all(Protocol::Number(47))]), block("203.0.113.2/32"));
+        assert_eq!(file.rules().len(), 5);
+    }
+
+    #[test]
+    fn nothing_learned_is_a_policy_that_allows_nothing() {
+        // X4
+        assert_eq!(read(&Learned::default(), "true").rules(), []);
+    }
+
+    #[test]
+    fn more_than_one_policy_can_hold_goes_into_several() {
+        // X4: many names, many addresses, many ports
+        let names = (0..2_000).map(|n| packet(6, "198.51.100.1", 1 + n % 97, Some(&format!("n{n}.example"))));
+        let addresses =
+            (0..1_500_u16).map(|n| packet(6, &format!("198.51.{}.{}", n / 250, n % 250), 443, None));
+        let many_ports = (1..100).map(|port| packet(17, "203.0.113.1", port, None));
+        let learned = learned(&names.chain(addresses).chain(many_ports).collect::<Vec<_>>());
+        let file = read(&learned, "x");
+        assert!(file.policies.len() > 1);
+        let count = |peer: &Peer| match peer {
+            Peer::Names(names) => names.len(),
+            Peer::Block { .. } => 1,
+            Peer::Cluster(_) => 0,
+        };
+        assert_eq!(file.rules().iter().flat_map(|rule| &rule.peers).map(count).sum::<usize>(), 3_501);
+    }
 }

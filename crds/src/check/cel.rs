@@ -3,7 +3,10 @@
 //! The language comes from a library; the functions that Kubernetes adds to it and our rules use are here:
 //! `isCIDR`, `cidr`, `masked`, `containsCIDR`. A block is its text in canonical form.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use cel::{Context, Env, ExecutionError, Program, Value, extractors::This};
 use ipnet::IpNet;
@@ -17,7 +20,7 @@ pub(crate) struct CelRule {
     text: String,
     message: String,
     field: Option<String>,
-    program: Program,
+    program: Arc<Program>,
 }
 
 /// What a rule says of a value.
@@ -35,7 +38,7 @@ impl CelRule {
     pub(super) fn new(json: &serde_json::Value) -> Result<Self, String> {
         let text = json["rule"].as_str().unwrap_or_default().to_owned();
         let message = json["message"].as_str().map_or_else(|| format!("`{text}` must hold"), str::to_owned);
-        let program = Env::stdlib().compile(&text).map_err(|error| error.to_string())?;
+        let program = compiled(&text)?;
         let field = json["fieldPath"].as_str().map(|path| path.trim_start_matches('.').to_owned());
         Ok(Self { text, message, field, program })
     }
@@ -70,9 +73,28 @@ impl CelRule {
     }
 }
 
-/// A context in which `self` is the value, defaults filled in.
-pub(super) fn context(node: &yaml::Node, schema: &Schema) -> Result<Context<'static, 'static>, String> {
-    let mut context = Context::with_env(Arc::new(Env::stdlib()));
+/// The program of a rule. Most rules stand in several places of a schema, and compiling is what takes time.
+fn compiled(text: &str) -> Result<Arc<Program>, String> {
+    static PROGRAMS: Mutex<BTreeMap<String, Arc<Program>>> = Mutex::new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(program) = programs.get(text) {
+        return Ok(program.clone());
+    }
+    let program = Arc::new(environment().compile(text).map_err(|error| error.to_string())?);
+    programs.insert(text.to_owned(), program.clone());
+    Ok(program)
+}
+
+fn environment() -> Arc<Env> {
+    static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+    ENVIRONMENT.clone()
+}
+
+/// The functions of Kubernetes.
+static ROOT: LazyLock<Context<'static, 'static>> = LazyLock::new(root);
+
+fn root() -> Context<'static, 'static> {
+    let mut context = Context::with_env(environment());
     let functions = [
         context.add_function("isCIDR", |text: Arc<String>| patterns::any_cidr(&text).is_some()),
         context.add_function("cidr", |text: Arc<String>| block(&text).map(text_of)),
@@ -83,11 +105,16 @@ pub(super) fn context(node: &yaml::Node, schema: &Schema) -> Result<Context<'sta
             Ok::<bool, ExecutionError>(block(&outer)?.contains(&block(&inner)?))
         }),
     ];
-    if let Some(error) = functions.into_iter().find_map(Result::err) {
-        return Err(error.to_string());
-    }
-    context.add_variable_from_value("self", value(node, schema));
-    Ok(context)
+    // A name that is taken would leave out ours, and every rule that needs it would fail: tests see it.
+    debug_assert!(functions.iter().all(Result::is_ok), "{functions:?}");
+    context
+}
+
+/// A scope in which `self` is the value, defaults filled in.
+pub(super) fn scope(node: &yaml::Node, schema: &Schema) -> Context<'static, 'static> {
+    let mut scope = ROOT.new_inner_scope();
+    scope.add_variable_from_value("self", value(node, schema));
+    scope
 }
 
 fn block(text: &str) -> Result<IpNet, ExecutionError> {

@@ -9,7 +9,7 @@ mod schema;
 use std::{collections::HashMap, rc::Rc};
 
 pub(crate) use self::report::{missing, nearest};
-pub(crate) use self::schema::{Schema, SharedSchema};
+pub(crate) use self::schema::Schema;
 use self::{
     cel::Verdict,
     report::{describe, unknown},
@@ -18,7 +18,7 @@ use self::{
 use crate::{
     Place,
     patterns::{self, Judgement},
-    yaml::{Node, Value},
+    yaml::{self, Node, Value},
 };
 
 /// Something wrong at a place of one file.
@@ -70,7 +70,7 @@ impl Checker<'_> {
         self.rules(node, path, schema, before);
     }
 
-    fn map(&mut self, place: Place, entries: &mut [(crate::yaml::Key, Node)], path: &str, schema: &Schema) {
+    fn map(&mut self, place: Place, entries: &mut [(yaml::Key, Node)], path: &str, schema: &Schema) {
         for name in &schema.required {
             if !entries.iter().any(|(key, _)| key.text == *name) {
                 self.wrong(place, path, missing(name));
@@ -81,7 +81,7 @@ impl Checker<'_> {
             let path = join(path, &key.text);
             match schema.properties.get(&key.text).or(schema.additional.as_deref()) {
                 Some(property) => self.node(node, &path, property),
-                None if schema.open => {}
+                None if schema.open || yaml::is_no_key(&key.text) => {}
                 None => self.wrong(key.place, &path, unknown(&key.text, schema.properties.keys())),
             }
         }
@@ -185,10 +185,7 @@ impl Checker<'_> {
         if schema.rules.is_empty() {
             return;
         }
-        let context = match cel::context(node, schema) {
-            Ok(context) => context,
-            Err(error) => return self.wrong(node.place, path, error),
-        };
+        let scope = cel::scope(node, schema);
         for rule in &schema.rules {
             let known = self.findings.mistakes[before..].iter().any(|finding| {
                 let rest = finding.path.strip_prefix(path).unwrap_or_default().trim_start_matches('.');
@@ -200,7 +197,7 @@ impl Checker<'_> {
                 || (node.place, path.to_owned()),
                 |field| (node.get(field).map_or(node.place, |found| found.place), join(path, field)),
             );
-            match rule.evaluate(&context) {
+            match rule.evaluate(&scope) {
                 Verdict::Holds => {}
                 Verdict::Fails | Verdict::Unknown(_) if known => {}
                 Verdict::Fails | Verdict::Unknown(_) => self.wrong(place, &path, rule.message()),

@@ -2,7 +2,7 @@
 //!
 //! Knows the keywords that our schemas use, and says so when there is one that it does not know.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use regex::Regex;
 use serde_json::Value;
@@ -13,11 +13,11 @@ use super::cel::CelRule;
 #[derive(Debug, Default)]
 pub(crate) struct Schema {
     pub(super) kind: Kind,
-    pub(super) properties: BTreeMap<String, Schema>,
+    pub(super) properties: BTreeMap<String, Self>,
     pub(super) required: Vec<String>,
     /// For every other key.
-    pub(super) additional: Option<Box<Schema>>,
-    pub(super) items: Option<Box<Schema>>,
+    pub(super) additional: Option<Box<Self>>,
+    pub(super) items: Option<Box<Self>>,
     pub(super) default: Option<Value>,
     pub(super) allowed: Vec<String>,
     pub(super) pattern: Option<(String, Regex)>,
@@ -138,6 +138,3 @@ fn kind(value: &Value) -> Option<Kind> {
 fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
-
-/// Schemas are shared: they are read once and never change.
-pub(crate) type SharedSchema = Arc<Schema>;
