@@ -29,15 +29,19 @@ pub fn router(enforcer: Enforcer) -> Router {
         .with_state(enforcer)
 }
 
-/// Serves the routes on a unix socket until the process ends. A socket that an earlier process left is replaced.
+/// Serves the routes until the process ends.
 ///
 /// # Errors
-/// When the socket cannot be made or accepted from.
-pub async fn serve(enforcer: Enforcer, path: &Path) -> io::Result<()> {
-    axum::serve(listen(path)?, router(enforcer)).await
+/// When connections cannot be accepted any more.
+pub async fn serve(enforcer: Enforcer, listener: UnixListener) -> io::Result<()> {
+    axum::serve(listener, router(enforcer)).await
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// Opens a socket for [`serve`]. One that an earlier process left is replaced; must be called within a runtime.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

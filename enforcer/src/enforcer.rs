@@ -4,6 +4,7 @@
 //! [`crate::endpoints`]; how an endpoint comes and goes is in `attaching`.
 
 mod attaching;
+mod problems;
 mod tasks;
 mod views;
 
@@ -12,14 +13,18 @@ use std::{
     io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nameward_feed::{Identity, sockets::DnsSocket};
 use nameward_policy::{BootTime, RuleSet, Settings};
 use thiserror::Error;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
+use problems::Problems;
 pub use views::EndpointStatus;
 
 use crate::{
@@ -97,6 +102,9 @@ pub enum EnforcerError {
         crate::dns_link::IDENTITIES
     )]
     NoIdentity,
+    /// The process ends before it was done.
+    #[error("the process is about to end")]
+    Stopped(#[source] tokio::task::JoinError),
     /// The kernel's identifier of this boot cannot be read.
     #[error("cannot read the boot's identifier; is /proc mounted?")]
     Boot(#[source] io::Error),
@@ -113,7 +121,11 @@ struct Inner {
     state: Option<PathBuf>,
     boot: String,
     endpoints: RwLock<HashMap<Arc<str>, Arc<Guarded>>>,
+    problems: Problems,
     decisions: Decisions,
+    /// Changes with every interface that comes, goes or changes.
+    links: watch::Sender<()>,
+    path_is_whole: AtomicBool,
 }
 
 /// An endpoint and what does not change while it is attached.
@@ -127,11 +139,25 @@ struct Guarded {
     index: Option<u16>,
     listeners: Vec<DnsSocket>,
     endpoint: Mutex<Endpoint<KernelEndpoint>>,
+    /// Another took its place. Set under the lock; from then on nothing is written through this one.
+    is_retired: AtomicBool,
 }
 
 impl Guarded {
+    /// For reading. Who writes uses [`current`](Self::current).
     fn lock(&self) -> MutexGuard<'_, Endpoint<KernelEndpoint>> {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The interface that its programs were attached to, by the index it had then.
+    fn ifindex(&self) -> Option<u32> {
+        self.lock().store().config().ok().map(|config| config.ifindex)
+    }
+
+    /// For writing; none when it was attached anew meanwhile.
+    fn current(&self) -> Option<MutexGuard<'_, Endpoint<KernelEndpoint>>> {
+        let endpoint = self.lock();
+        (!self.is_retired.load(Ordering::Acquire)).then_some(endpoint)
     }
 }
 
@@ -150,7 +176,10 @@ impl Enforcer {
             state: options.state,
             boot: journal::boot_id().map_err(EnforcerError::Boot)?,
             endpoints: RwLock::default(),
+            problems: Problems::default(),
             decisions: Decisions::default(),
+            links: watch::Sender::new(()),
+            path_is_whole: AtomicBool::new(false),
         })))
     }
 
@@ -160,9 +189,13 @@ impl Enforcer {
     /// # Errors
     /// [`EnforcerError`]; then the old rules are in force as before.
     pub fn apply_rules(&self, uid: &str, rules: Arc<RuleSet>) -> Result<u32, EnforcerError> {
-        let guarded = self.guarded(uid)?;
-        let applied = guarded.lock().apply(rules, now());
-        applied.map_err(|source| EnforcerError::Endpoint { uid: guarded.config.uid.clone(), source })
+        loop {
+            let guarded = self.guarded(uid)?;
+            let Some(mut endpoint) = guarded.current() else { continue };
+            let applied = endpoint.apply(rules, now());
+            return applied
+                .map_err(|source| EnforcerError::Endpoint { uid: guarded.config.uid.clone(), source });
+        }
     }
 
     /// The generation that the next rules of an endpoint will have.
@@ -178,10 +211,14 @@ impl Enforcer {
     /// # Errors
     /// [`Refused`].
     pub fn grant(&self, request: &GrantRequest) -> Result<Granted, Refused> {
-        let guarded = self
-            .guarded(&request.endpoint)
-            .map_err(|_| Refused::NoSuchEndpoint { uid: request.endpoint.to_string() })?;
-        let granted = guarded.lock().grant(request, now());
+        let granted = loop {
+            let guarded = self
+                .guarded(&request.endpoint)
+                .map_err(|_| Refused::NoSuchEndpoint { uid: request.endpoint.to_string() })?;
+            if let Some(mut endpoint) = guarded.current() {
+                break endpoint.grant(request, now());
+            }
+        };
         match &granted {
             Ok(granted) => {
                 tracing::debug!(endpoint = &*request.endpoint, name = request.name, ?granted.usable_for, "granted");

@@ -1,11 +1,21 @@
 //! From what is wanted to what is enforced: endpoints attached and removed, rules put into force in the order that
-//! resolvers need. Reads no files; takes whole states and compares.
+//! resolvers need. What fails is told in the endpoint's status and tried again. Reads no files; takes whole states
+//! and compares.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use nameward_policy::RuleSet;
+use tokio::time::Instant;
 
 use crate::{EndpointConfig, Enforcer, EnforcerError, feed_client::FeedClient, kernel::Attachment};
+
+/// Time before the first new try; doubled after each that fails.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// A workload and its rules, compiled.
 #[derive(Clone, Debug)]
@@ -21,86 +31,200 @@ pub struct WantedEndpoint {
 pub struct Guardian {
     enforcer: Enforcer,
     feed: Option<Arc<FeedClient>>,
-    wanted: Vec<WantedEndpoint>,
+    standings: BTreeMap<Arc<str>, Standing>,
+}
+
+/// What is wanted of an endpoint, and how far it is.
+#[derive(Debug)]
+struct Standing {
+    wanted: WantedEndpoint,
+    /// As it is attached.
+    config: Option<EndpointConfig>,
+    /// The rules in force, as far as they are ours.
+    rules: Option<Arc<RuleSet>>,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    tries: u32,
+    again_at: Instant,
+}
+
+impl Standing {
+    fn is_settled(&self) -> bool {
+        self.is_attached() && self.has_rules()
+    }
+
+    fn is_attached(&self) -> bool {
+        self.config.as_ref() == Some(&self.wanted.config)
+    }
+
+    fn has_rules(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| is_same(rules, &self.wanted.rules))
+    }
 }
 
 impl Guardian {
     /// A guardian that wants nothing yet. What an earlier process attached stays until
     /// [`reconcile`](Self::reconcile) is told what is wanted.
     pub fn new(enforcer: Enforcer, feed: Option<Arc<FeedClient>>) -> Self {
-        Self { enforcer, feed, wanted: Vec::new() }
+        Self { enforcer, feed, standings: BTreeMap::new() }
     }
 
-    /// Makes `wanted` so. New endpoints first, then rules, then removals; one that fails does not hold up the others.
+    /// Makes `wanted` so. New endpoints first, then rules, then removals; one that fails does not hold up the others
+    /// and is tried again by [`retry`](Self::retry).
     ///
     /// # Errors
     /// The failures; everything else is as wanted.
     pub async fn reconcile(&mut self, wanted: Vec<WantedEndpoint>) -> Result<(), Vec<EnforcerError>> {
-        let mut failures = Vec::new();
+        let mut before = std::mem::take(&mut self.standings);
+        for wanted in wanted {
+            let uid = Arc::clone(&wanted.config.uid);
+            let (config, rules) =
+                before.remove(&uid).map_or((None, None), |known| (known.config, known.rules));
+            self.standings.insert(uid, Standing { wanted, config, rules, trouble: None });
+        }
+        let uids = self.standings.keys().cloned().collect();
+        let mut failures = self.settle(uids).await;
+        failures.extend(self.remove_others().await);
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    /// Tries again what failed; `now` decides what is due. What fails once more waits longer.
+    ///
+    /// # Errors
+    /// The failures.
+    pub async fn retry(&mut self, now: Instant) -> Result<(), Vec<EnforcerError>> {
+        let due = |standing: &Standing| standing.trouble.is_some_and(|trouble| trouble.again_at <= now);
+        let uids =
+            self.standings.iter().filter(|(_, standing)| due(standing)).map(|(uid, _)| Arc::clone(uid));
+        let uids = uids.collect();
+        let failures = self.settle(uids).await;
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    /// Makes all that failed due now, because something on the host has changed.
+    pub fn hurry(&mut self, now: Instant) {
+        for trouble in self.standings.values_mut().filter_map(|standing| standing.trouble.as_mut()) {
+            *trouble = Trouble { tries: 0, again_at: now };
+        }
+    }
+
+    /// When something is due to be tried again.
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.standings.values().filter_map(|standing| Some(standing.trouble?.again_at)).min()
+    }
+
+    /// Attaches, hands listeners over, then puts rules into force: a resolver that hears of an endpoint has its
+    /// sockets, or gets them with the same snapshot.
+    async fn settle(&mut self, uids: Vec<Arc<str>>) -> Vec<EnforcerError> {
+        let mut failed = BTreeMap::new();
         let mut listeners_changed = false;
-        for endpoint in &wanted {
-            let known = self.known(&endpoint.config.uid).cloned();
-            let same = known.as_ref().is_some_and(|known| known.config == endpoint.config);
-            if !same && let Err(error) = self.enforcer.apply_endpoint(endpoint.config.clone()) {
-                failures.push(error);
-                continue;
-            }
-            listeners_changed |= !same && matches!(endpoint.config.attachment, Attachment::Cgroup { .. });
-            let same_rules = known.is_some_and(|known| is_same(&known.rules, &endpoint.rules));
-            if same && same_rules {
-                continue;
-            }
-            if let Err(error) = self.put_into_force(endpoint, !same_rules).await {
-                failures.push(error);
+        for uid in &uids {
+            match self.attach(uid).await {
+                Ok(changed) => listeners_changed |= changed,
+                Err(error) => drop(failed.insert(Arc::clone(uid), error)),
             }
         }
-        failures.extend(self.remove_others(&wanted));
         if let Some(feed) = &self.feed
             && listeners_changed
         {
             feed.reconnect();
         }
-        self.wanted = wanted;
-        if failures.is_empty() { Ok(()) } else { Err(failures) }
+        for uid in &uids {
+            // Also where it is attached as before: new rules do not wait for a new place.
+            if let Err(error) = self.put_into_force(uid).await {
+                failed.entry(Arc::clone(uid)).or_insert(error);
+            }
+        }
+        uids.iter().for_each(|uid| self.note(uid, failed.get(uid)));
+        failed.into_values().collect()
+    }
+
+    /// Attaches as wanted. Returns whether listeners for DNS are new.
+    async fn attach(&mut self, uid: &str) -> Result<bool, EnforcerError> {
+        let Some(standing) = self.standings.get_mut(uid).filter(|standing| !standing.is_attached()) else {
+            return Ok(false);
+        };
+        let (enforcer, config) = (self.enforcer.clone(), standing.wanted.config.clone());
+        blocking(move || enforcer.apply_endpoint(config)).await?;
+        standing.config = Some(standing.wanted.config.clone());
+        standing.rules = None;
+        Ok(matches!(standing.wanted.config.attachment, Attachment::Cgroup { .. }))
     }
 
     /// Resolvers forget the old rules before the kernel does, and learn the new ones after it (DESIGN 6).
-    async fn put_into_force(&self, endpoint: &WantedEndpoint, rules: bool) -> Result<(), EnforcerError> {
-        let uid = &endpoint.config.uid;
-        if rules {
-            if let Some(feed) = &self.feed {
-                feed.revoke(uid, self.enforcer.next_generation(uid)?).await;
-            }
-            let generation = self.enforcer.apply_rules(uid, Arc::clone(&endpoint.rules))?;
-            tracing::info!(endpoint = &**uid, generation, "rules are in force");
+    async fn put_into_force(&mut self, uid: &str) -> Result<(), EnforcerError> {
+        let Some(standing) = self.standings.get_mut(uid) else { return Ok(()) };
+        if standing.config.is_none() || standing.has_rules() {
+            return Ok(());
         }
+        if let Some(feed) = &self.feed {
+            feed.revoke(uid, self.enforcer.next_generation(uid)?).await;
+        }
+        let rules = Arc::clone(&standing.wanted.rules);
+        let (enforcer, own) = (self.enforcer.clone(), Arc::clone(&standing.wanted.config.uid));
+        let generation = blocking(move || enforcer.apply_rules(&own, rules)).await?;
+        standing.rules = Some(Arc::clone(&standing.wanted.rules));
+        tracing::info!(endpoint = uid, generation, "rules are in force");
         if let (Some(feed), Some(view)) = (&self.feed, self.enforcer.view(uid)?) {
             feed.publish(&view);
         }
         Ok(())
     }
 
-    fn remove_others(&self, wanted: &[WantedEndpoint]) -> Vec<EnforcerError> {
-        let uids: BTreeSet<&str> = wanted.iter().map(|endpoint| &*endpoint.config.uid).collect();
+    /// Keeps in mind, and in the endpoint's status, what failed.
+    fn note(&mut self, uid: &str, error: Option<&EnforcerError>) {
+        let Some(standing) = self.standings.get_mut(uid) else { return };
+        match error {
+            None => {
+                if standing.trouble.take().is_some() && standing.is_settled() {
+                    tracing::info!(endpoint = uid, "in order again");
+                }
+                self.enforcer.clear_problem(uid);
+            }
+            Some(error) => {
+                let tries = standing.trouble.map_or(0, |trouble| trouble.tries);
+                let wait = RETRY_FIRST.saturating_mul(1 << tries.min(8)).min(RETRY_MAX);
+                standing.trouble = Some(Trouble { tries: tries + 1, again_at: Instant::now() + wait });
+                self.enforcer.note_problem(&standing.wanted.config, error);
+            }
+        }
+    }
+
+    async fn remove_others(&self) -> Vec<EnforcerError> {
+        let wanted: BTreeSet<&str> = self.standings.keys().map(|uid| &**uid).collect();
         let attached = match self.enforcer.attached() {
             Ok(attached) => attached,
             Err(error) => return vec![error],
         };
+        self.enforcer.keep_problems_of(&wanted);
         let mut failures = Vec::new();
-        for uid in attached.iter().filter(|uid| !uids.contains(uid.as_str())) {
+        for uid in attached.into_iter().filter(|uid| !wanted.contains(uid.as_str())) {
             if let Some(feed) = &self.feed {
-                feed.publish_removed(uid);
+                feed.publish_removed(&uid);
             }
-            match self.enforcer.remove_endpoint(uid) {
+            let (enforcer, own) = (self.enforcer.clone(), uid.clone());
+            match blocking(move || enforcer.remove_endpoint(&own)).await {
                 Ok(()) => tracing::info!(endpoint = uid, "removed"),
                 Err(error) => failures.push(error),
             }
         }
         failures
     }
+}
 
-    fn known(&self, uid: &str) -> Option<&WantedEndpoint> {
-        self.wanted.iter().find(|endpoint| &*endpoint.config.uid == uid)
+/// Does what loads programs and writes maps beside the tasks that must not wait.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EnforcerError> + Send + 'static,
+) -> Result<T, EnforcerError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(EnforcerError::Stopped(cancelled)),
+        },
     }
 }
 

@@ -8,6 +8,7 @@
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
 pub mod api;
+pub mod config;
 pub mod decisions;
 pub mod dns_link;
 pub mod endpoints;
@@ -21,6 +22,7 @@ pub mod kernel;
 pub mod loopback_dns;
 mod netns;
 pub mod options;
+pub mod wiring;
 
 pub use enforcer::{EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions};
 pub use grant::{GrantRequest, Granted, Refused};

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::Parser;
+use nameward_daemon::LogForm;
 
 use crate::{EnforcerOptions, dns_link::DnsLinkOptions, kernel::HostOptions};
 
@@ -56,15 +57,6 @@ pub struct Options {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogForm {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// A path written as `unix:PATH`.

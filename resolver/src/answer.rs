@@ -82,7 +82,10 @@ fn why(checked: &Checked) -> Option<ExtendedError> {
         "nameward: the chain of names is endless".to_owned()
     } else if !removed.private.is_empty() {
         let addresses: Vec<_> = removed.private.iter().take(4).map(ToString::to_string).collect();
-        format!("nameward: private-address {} removed; privateAddresses: true allows it", addresses.join(", "))
+        format!(
+            "nameward: private-address {} removed; privateAddresses: true allows it",
+            addresses.join(", ")
+        )
     } else {
         return None;
     };
@@ -97,6 +100,9 @@ mod tests {
     #[test]
     fn ttls_stay_within_their_bounds() {
         let bounds = TtlBounds { least: 5, most: 3600 };
-        assert_eq!([(0, 0), (60, 10), (60, 58), (86_400, 0), (3, 9)].map(|(t, a)| bounds.clamp(t, a)), [5, 50, 5, 3600, 5]);
+        assert_eq!(
+            [(0, 0), (60, 10), (60, 58), (86_400, 0), (3, 9)].map(|(t, a)| bounds.clamp(t, a)),
+            [5, 50, 5, 3600, 5]
+        );
     }
 }

@@ -142,7 +142,10 @@ impl Walk<'_> {
     fn collect(&mut self, end: &Name) {
         let wanted = self.asked.record_type;
         for record in &self.message.answers {
-            if record.record_type() == wanted && is_ours(record, end) && !self.checked.answers.contains(record) {
+            if record.record_type() == wanted
+                && is_ours(record, end)
+                && !self.checked.answers.contains(record)
+            {
                 self.take(record);
             }
         }
@@ -268,7 +271,9 @@ fn forget_mandatory(service: &mut SVCB) {
             keys.retain(|key| present.contains(key));
         }
     }
-    service.svc_params.retain(|(_, value)| !matches!(value, SvcParamValue::Mandatory(keys) if keys.0.is_empty()));
+    service
+        .svc_params
+        .retain(|(_, value)| !matches!(value, SvcParamValue::Mandatory(keys) if keys.0.is_empty()));
 }
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ const PRIVATE: [u8; 4] = [10, 0, 0, 1];
 // A1
 #[test]
 fn the_chain_is_followed_in_any_order_and_case() {
-    let result = checked(vec![a("c.test.", PUBLIC), cname("B.test.", "c.TEST."), cname("WWW.example.", "b.test.")]);
+    let result =
+        checked(vec![a("c.test.", PUBLIC), cname("B.test.", "c.TEST."), cname("WWW.example.", "b.test.")]);
     assert_eq!(result.addresses, [(PUBLIC.into(), 60)]);
     assert_eq!(result.chain, [name("b.test."), name("c.test.")]);
     assert_eq!((result.answers.len(), result.removed.foreign), (3, 0));
@@ -83,7 +84,8 @@ fn loops_and_long_chains_leave_nothing() {
     ]);
     assert!(result.removed.bad_chain && result.answers.is_empty() && result.addresses.is_empty());
     let chain = |hops: usize| {
-        let mut records: Vec<_> = (1..hops).map(|i| cname(&format!("n{i}.test."), &format!("n{}.test.", i + 1))).collect();
+        let mut records: Vec<_> =
+            (1..hops).map(|i| cname(&format!("n{i}.test."), &format!("n{}.test.", i + 1))).collect();
         records.push(cname("www.example.", "n1.test."));
         records.push(a(&format!("n{hops}.test."), PUBLIC));
         checked(records)
@@ -139,9 +141,15 @@ fn https() -> Record {
             SvcParamValue::Mandatory(Mandatory(vec![SvcParamKey::Port, SvcParamKey::Ipv4Hint])),
         ),
         (SvcParamKey::Port, SvcParamValue::Port(8443)),
-        (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![A::from(std::net::Ipv4Addr::from(PUBLIC))]))),
+        (
+            SvcParamKey::Ipv4Hint,
+            SvcParamValue::Ipv4Hint(IpHint(vec![A::from(std::net::Ipv4Addr::from(PUBLIC))])),
+        ),
         (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(vec![1, 2]))),
-        (SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(IpHint(vec![AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)]))),
+        (
+            SvcParamKey::Ipv6Hint,
+            SvcParamValue::Ipv6Hint(IpHint(vec![AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)])),
+        ),
     ];
     let service = SVCB::new(1, name("svc.example."), params);
     Record::from_rdata(name("www.example."), 60, RData::HTTPS(HTTPS(service)))

@@ -107,7 +107,7 @@ impl Endpoints {
     pub fn revoke(&self, uid: &str, generation: u32) {
         if let Some(endpoint) = self.get(uid).filter(|endpoint| endpoint.view.generation < generation) {
             endpoint.fast.close();
-            endpoint.granted.clear();
+            endpoint.granted.close();
         }
     }
 

@@ -54,7 +54,8 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    pub(crate) fn of(query: &Query<'_>) -> Self {
+    /// `meant` is the number of the server that the workload meant: others may answer otherwise.
+    pub(crate) fn of(query: &Query<'_>, meant: u16) -> Self {
         let mut octets = [0; 260];
         let flags = u8::from(query.edns.is_some())
             | u8::from(query.dnssec_ok()) << 1
@@ -62,8 +63,9 @@ impl Key {
             | u8::from(query.wants_authentic) << 3;
         octets[0] = flags;
         octets[1..3].copy_from_slice(&query.record_type.to_be_bytes());
-        let length = 3 + query.name.len().min(255);
-        for (to, from) in octets[3..length].iter_mut().zip(query.name) {
+        octets[3..5].copy_from_slice(&meant.to_be_bytes());
+        let length = 5 + query.name.len().min(255);
+        for (to, from) in octets[5..length].iter_mut().zip(query.name) {
             *to = from.to_ascii_lowercase();
         }
         Self { octets, length }

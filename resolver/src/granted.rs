@@ -10,8 +10,17 @@ use lru::LruCache;
 /// Granted names of one endpoint. Forgetting one costs a message, nothing else.
 #[derive(Debug)]
 pub(crate) struct GrantedNames {
-    names: Mutex<LruCache<Arc<str>, Vec<Grant>>>,
+    names: Mutex<Names>,
 }
+
+#[derive(Debug)]
+struct Names {
+    by_name: LruCache<Arc<str>, Vec<Grant>>,
+    closed: bool,
+}
+
+/// TTLs are whole seconds: an answer from the cache may seem to last this much longer than what was granted.
+const ROUNDING: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Grant {
@@ -23,10 +32,11 @@ struct Grant {
 impl GrantedNames {
     pub(crate) fn new(most: usize) -> Self {
         let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
-        Self { names: Mutex::new(LruCache::new(most)) }
+        Self { names: Mutex::new(Names { by_name: LruCache::new(most), closed: false }) }
     }
 
-    /// Until when all of these are usable, when every one has been granted for at least its TTL from now.
+    /// Until when all of these are usable, when every one has been granted for at least its TTL from now, but for the
+    /// rounding of TTLs to seconds.
     pub(crate) fn covers(
         &self,
         name: &str,
@@ -34,11 +44,11 @@ impl GrantedNames {
         now: Instant,
     ) -> Option<Instant> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let grants = names.get(name)?;
+        let grants = names.by_name.get(name)?;
         let mut until = None;
         for (address, ttl) in addresses {
             let grant = grants.iter().find(|grant| grant.address == *address)?;
-            if grant.ttl_ends < now + *ttl {
+            if grant.ttl_ends + ROUNDING < now + *ttl || grant.usable_until <= now {
                 return None;
             }
             until = Some(until.map_or(grant.usable_until, |until: Instant| until.min(grant.usable_until)));
@@ -54,13 +64,13 @@ impl GrantedNames {
             ttl_ends: now,
             usable_until: now + *usable,
         });
-        names.put(name.clone(), grants.collect());
+        names.by_name.put(name.clone(), grants.collect());
     }
 
     /// Until when an address is usable under this name, as far as is known here.
     pub(crate) fn usable_until(&self, name: &str, address: IpAddr, now: Instant) -> Option<Instant> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let grant = names.peek(name)?.iter().find(|grant| grant.address == address)?;
+        let grant = names.by_name.peek(name)?.iter().find(|grant| grant.address == address)?;
         (now < grant.usable_until).then_some(grant.usable_until)
     }
 
@@ -73,7 +83,10 @@ impl GrantedNames {
         usable: Duration,
     ) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let grants = names.get_or_insert_mut(name.clone(), Vec::new);
+        if names.closed {
+            return;
+        }
+        let grants = names.by_name.get_or_insert_mut(name.clone(), Vec::new);
         grants
             .retain(|grant| grant.usable_until > now && !addresses.iter().any(|(a, _)| *a == grant.address));
         grants.extend(addresses.iter().map(|(address, ttl)| Grant {
@@ -83,7 +96,10 @@ impl GrantedNames {
         }));
     }
 
-    pub(crate) fn clear(&self) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Forgets everything, and records nothing more: what is acknowledged later was asked under rules that are gone.
+    pub(crate) fn close(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.closed = true;
+        names.by_name.clear();
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 pub(crate) struct Limits {
     bucket: Mutex<Bucket>,
     pending: AtomicUsize,
+    connections: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -20,6 +21,10 @@ struct Bucket {
 /// A place among the waiting questions, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Limits>);
+
+/// A place among the connections, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Connection(Arc<Limits>);
 
 impl Limits {
     /// Takes one query of `a_second`; a second's worth may be saved up.
@@ -42,6 +47,20 @@ impl Limits {
     pub(crate) fn enter(self: &Arc<Self>, most: usize) -> Option<Place> {
         let place = Place(self.clone());
         (self.pending.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Limits {
+    /// A place among `most` connections.
+    pub(crate) fn connect(self: &Arc<Self>, most: usize) -> Option<Connection> {
+        let connection = Connection(self.clone());
+        (self.connections.fetch_add(1, Ordering::Relaxed) < most).then_some(connection)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use nameward_daemon::LogForm;
 use nameward_feed::folder;
 use nameward_policy::Name;
 use thiserror::Error;
@@ -67,15 +68,6 @@ pub struct Options {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogForm {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Where rules come from.

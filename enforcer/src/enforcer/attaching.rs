@@ -1,6 +1,15 @@
 //! How endpoints come, are taken up again, and go.
 
-use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use nameward_abi::{DnsRedirect, Identity as AnswersTo, flags};
 use nameward_feed::{Identity, sockets::DnsSocket};
@@ -32,9 +41,12 @@ impl Enforcer {
     /// [`EnforcerError`]; a new endpoint then leaves nothing behind.
     pub fn apply_endpoint(&self, config: EndpointConfig) -> Result<(), EnforcerError> {
         let uid = config.uid.clone();
-        if self.guarded(&uid).is_ok_and(|known| known.config == config) {
+        let known = self.guarded(&uid).ok();
+        if known.as_ref().is_some_and(|known| known.config == config) {
             return Ok(());
         }
+        // Grants wait: what is granted meanwhile would be forgotten by the one that takes its place.
+        let held = known.as_ref().map(|known| known.lock());
         let before = self.0.host.open_endpoint(&uid).and_then(|endpoint| endpoint.config()).ok();
         let road = self.dns_road(&config, before.map(|config| config.dns).as_ref())?;
         let spec = EndpointSpec {
@@ -52,10 +64,14 @@ impl Enforcer {
         let number = store.number();
         let endpoint = self.open_endpoint(&config, store)?;
         let DnsRoad { identity, index, listeners, .. } = road;
-        let guarded =
-            Guarded { config, spec, number, identity, index, listeners, endpoint: Mutex::new(endpoint) };
-        let mut endpoints = self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        endpoints.insert(uid, Arc::new(guarded));
+        let endpoint = Mutex::new(endpoint);
+        let is_retired = AtomicBool::new(false);
+        let guarded = Guarded { config, spec, number, identity, index, listeners, endpoint, is_retired };
+        self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(guarded));
+        if let Some(known) = &known {
+            known.is_retired.store(true, Ordering::Release);
+        }
+        drop(held);
         Ok(())
     }
 
@@ -65,9 +81,11 @@ impl Enforcer {
     /// [`EnforcerError::Kernel`].
     pub fn remove_endpoint(&self, uid: &str) -> Result<(), EnforcerError> {
         let known = self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let mut held = known.as_ref().map(|known| known.lock());
         self.0.host.remove(uid)?;
-        if let Some(guarded) = known {
-            guarded.lock().forget_journal();
+        if let (Some(guarded), Some(endpoint)) = (&known, &mut held) {
+            guarded.is_retired.store(true, Ordering::Release);
+            endpoint.forget_journal();
             if let Some((four, six)) = guarded.index.map(DnsLink::identity) {
                 self.0.host.forget_identity(four.into());
                 self.0.host.forget_identity(six.into());

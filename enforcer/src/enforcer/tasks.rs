@@ -1,21 +1,24 @@
 //! What an enforcer does by itself: it reads events, beats, and looks after its endpoints.
 
 use std::{
+    io,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use nameward_abi::Event;
 use nameward_policy::{BootTime, Destination};
-use tokio::task::JoinSet;
+use rtnetlink::MulticastGroup;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
     decisions::{Context, ip},
     heartbeat::{self, AnswerPath},
-    kernel::{Attachment, BootNanos, EventReader, Order},
+    kernel::{Attachment, BootNanos, EventReader, Order, interface_index},
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -59,7 +62,38 @@ impl Enforcer {
             keeper.keep().await;
             "upkeep"
         });
+        let watcher = self.clone();
+        tasks.spawn(async move {
+            if let Err(error) = watcher.watch_links().await {
+                tracing::error!(%error, "interfaces cannot be watched any more");
+            }
+            "interfaces"
+        });
         Ok(tasks)
+    }
+
+    /// Changes with every interface that comes, goes or changes, while [`start`](Self::start)'s tasks run.
+    pub fn links(&self) -> watch::Receiver<()> {
+        self.0.links.subscribe()
+    }
+
+    /// An interface that is made anew is guarded again at once, not at the next upkeep.
+    async fn watch_links(&self) -> io::Result<()> {
+        let (connection, _handle, mut messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        let connection = tokio::spawn(connection);
+        while messages.next().await.is_some() {
+            self.0.links.send_replace(());
+            for guarded in self.all() {
+                if let Attachment::Interface { name } = &guarded.config.attachment
+                    && interface_index(name).is_ok_and(|index| guarded.ifindex() != Some(index))
+                {
+                    self.keep_first(&guarded);
+                }
+            }
+        }
+        connection.abort();
+        Err(io::Error::other("the kernel's socket was closed"))
     }
 
     async fn read(&self, mut reader: EventReader) {
@@ -136,12 +170,15 @@ impl Enforcer {
 
 impl<F: Fn() -> bool + Send + Sync> AnswerPath for Path<F> {
     fn is_whole(&self) -> bool {
-        (self.resolver_is_alive)()
+        let whole = (self.resolver_is_alive)();
+        self.enforcer.0.path_is_whole.store(whole, Ordering::Relaxed);
+        whole
     }
 
     fn resume(&self, last_beat: BootNanos, now: BootNanos) {
         for guarded in self.enforcer.all() {
-            if let Err(error) = guarded.lock().resume(BootTime(last_beat.0), BootTime(now.0)) {
+            let Some(mut endpoint) = guarded.current() else { continue };
+            if let Err(error) = endpoint.resume(BootTime(last_beat.0), BootTime(now.0)) {
                 tracing::warn!(endpoint = &*guarded.config.uid, %error, "what lapsed meanwhile was not extended");
             }
         }
@@ -150,7 +187,7 @@ impl<F: Fn() -> bool + Send + Sync> AnswerPath for Path<F> {
 
 fn look_after(guarded: &Guarded, anyway: bool) {
     let now = now();
-    let mut endpoint = guarded.lock();
+    let Some(mut endpoint) = guarded.current() else { return };
     if !anyway && !endpoint.lapses_before(now, now.saturating_add(AHEAD)) {
         return;
     }

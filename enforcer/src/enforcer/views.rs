@@ -1,12 +1,16 @@
 //! What others may see of an enforcer: resolvers, the API, the command line.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use nameward_feed::sockets::DnsSocket;
 use nameward_policy::{Binding, Destination, Explanation};
 use serde::Serialize;
 
-use super::{Enforcer, EnforcerError, Guarded, now};
+use super::{Enforcer, EnforcerError, Guarded, now, problems::Problem};
 use crate::{
     GrantRequest, Granted, Refused,
     feed_client::{Backend, BindingView, EndpointView},
@@ -27,6 +31,9 @@ pub struct EndpointStatus {
     pub addresses: Vec<IpAddr>,
     /// Generation of its rules; 0 = none yet.
     pub generation: u32,
+    /// What is wrong with it; it is tried again by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Packets and bytes by reason; reasons that never came are left out.
     pub counters: BTreeMap<&'static str, Counts>,
     /// Events that were kept back.
@@ -45,12 +52,20 @@ pub struct Counts {
 }
 
 impl Enforcer {
-    /// All endpoints.
+    /// All endpoints by identifier, also those that are wanted and could not be attached yet.
     ///
     /// # Errors
     /// [`EnforcerError::Kernel`].
     pub fn endpoints(&self) -> Result<Vec<EndpointStatus>, EnforcerError> {
-        self.all().iter().map(|guarded| status(guarded)).collect()
+        let mut problems = self.0.problems.all();
+        let mut all = Vec::new();
+        for guarded in self.all() {
+            let problem = problems.remove(&guarded.config.uid);
+            all.push(status(&guarded, problem)?);
+        }
+        all.extend(problems.into_values().map(absent));
+        all.sort_by(|one, other| one.uid.cmp(&other.uid));
+        Ok(all)
     }
 
     /// One endpoint.
@@ -58,7 +73,25 @@ impl Enforcer {
     /// # Errors
     /// [`EnforcerError::NoSuchEndpoint`], [`EnforcerError::Kernel`].
     pub fn endpoint(&self, uid: &str) -> Result<EndpointStatus, EnforcerError> {
-        status(&*self.guarded(uid)?)
+        let problem = self.0.problems.all().remove(uid);
+        match (self.guarded(uid), problem) {
+            (Ok(guarded), problem) => status(&guarded, problem),
+            (Err(_), Some(problem)) => Ok(absent(problem)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Why this node is not ready: the answer path is broken, or an endpoint is not as wanted. Empty when it is ready.
+    pub fn not_ready(&self) -> Vec<String> {
+        let path = (!self.0.path_is_whole.load(Ordering::Relaxed))
+            .then(|| String::from("no resolver is connected: new names are not answered, expiry is frozen"));
+        let problems = self.0.problems.all().into_iter();
+        let problems = problems.map(|(uid, problem)| format!("endpoint {uid}: {}", problem.text));
+        let all = self.all();
+        let without_rules = all.iter().filter(|guarded| guarded.lock().generation() == 0);
+        let without_rules =
+            without_rules.map(|guarded| format!("endpoint {}: no rules yet", guarded.config.uid));
+        path.into_iter().chain(problems).chain(without_rules).collect()
     }
 
     /// Names and addresses of an endpoint, lapsed ones too.
@@ -110,18 +143,38 @@ impl Backend for Enforcer {
     }
 }
 
-fn status(guarded: &Guarded) -> Result<EndpointStatus, EnforcerError> {
+/// One that is wanted only.
+fn absent(problem: Problem) -> EndpointStatus {
+    EndpointStatus {
+        problem: Some(problem.text),
+        generation: 0,
+        counters: BTreeMap::new(),
+        lost_events: 0,
+        drift_repairs: 0,
+        attachment: attachment(&problem.config.attachment),
+        uid: problem.config.uid,
+        name: problem.config.name,
+        addresses: problem.config.addresses,
+    }
+}
+
+fn attachment(attachment: &Attachment) -> String {
+    match attachment {
+        Attachment::Interface { name } => format!("interface {name}"),
+        Attachment::Cgroup { path, .. } => format!("cgroup {}", path.display()),
+    }
+}
+
+fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus, EnforcerError> {
     let endpoint = guarded.lock();
     let counters = endpoint.store().stats()?;
     Ok(EndpointStatus {
         uid: guarded.config.uid.clone(),
         name: guarded.config.name.clone(),
-        attachment: match &guarded.config.attachment {
-            Attachment::Interface { name } => format!("interface {name}"),
-            Attachment::Cgroup { path, .. } => format!("cgroup {}", path.display()),
-        },
+        attachment: attachment(&guarded.config.attachment),
         addresses: guarded.config.addresses.clone(),
         generation: endpoint.generation(),
+        problem: problem.map(|problem| problem.text),
         counters: counters
             .into_iter()
             .filter(|(_, counter)| counter.packets != 0)

@@ -367,6 +367,21 @@ fn remove_links(pins: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Refuses places where an endpoint would fence the host itself.
+///
+/// # Errors
+/// [`KernelError::DefaultRoute`], [`KernelError::RootCgroup`]; [`KernelError::NotCgroup`] for a cgroup that is not
+/// there.
+pub fn refuse_host(attachment: &Attachment) -> Result<(), KernelError> {
+    match attachment {
+        Attachment::Interface { name } => interface::refuse_default_route(name),
+        Attachment::Cgroup { path, .. } if cgroup::place(path)?.level == 0 => {
+            Err(KernelError::RootCgroup { path: path.clone() })
+        }
+        Attachment::Cgroup { .. } => Ok(()),
+    }
+}
+
 /// What a specification's attachment means on this host.
 enum Target<'a> {
     Interface { name: &'a str, index: u32 },
@@ -375,19 +390,15 @@ enum Target<'a> {
 
 impl<'a> Target<'a> {
     fn resolve(spec: &'a EndpointSpec) -> Result<Self, KernelError> {
+        if !spec.allow_host {
+            refuse_host(&spec.attachment)?;
+        }
         match &spec.attachment {
             Attachment::Interface { name } => {
-                if !spec.allow_host {
-                    interface::refuse_default_route(name)?;
-                }
                 Ok(Self::Interface { name, index: interface::interface_index(name)? })
             }
             Attachment::Cgroup { path, netns_cookie } => {
-                let place = cgroup::place(path)?;
-                if place.level == 0 && !spec.allow_host {
-                    return Err(KernelError::RootCgroup { path: path.clone() });
-                }
-                Ok(Self::Cgroup { path, place, netns_cookie: *netns_cookie })
+                Ok(Self::Cgroup { path, place: cgroup::place(path)?, netns_cookie: *netns_cookie })
             }
         }
     }

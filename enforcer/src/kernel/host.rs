@@ -147,6 +147,19 @@ impl Host {
         self.folder.remove()
     }
 
+    /// Removes what an earlier process left of an instance, of whatever it consists.
+    ///
+    /// # Errors
+    /// [`KernelError::NotRoot`], [`KernelError::InstanceBusy`] while a process has it, [`KernelError::File`].
+    pub fn remove_left(options: &HostOptions) -> Result<(), KernelError> {
+        check_privileges()?;
+        // Without the file system there are no pins, and nothing to remove.
+        if !bpffs::is_bpffs(&options.bpffs) {
+            return Ok(());
+        }
+        Folder::open(&options.bpffs, options.instance.as_deref())?.remove()
+    }
+
     /// Removes instances whose names start with `prefix` and which no process holds any more.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub use bpffs::{ensure_mounted, is_bpffs};
 pub use cgroup::{OwnCgroup, cgroup2_mount, netns_cookie, remove_empty_cgroups};
 pub use clock::BootNanos;
 pub(crate) use endpoint::address_bytes;
-pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes};
+pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, refuse_host};
 pub use error::KernelError;
 pub use events::EventReader;
 pub use host::{Host, HostOptions};

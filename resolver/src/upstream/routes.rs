@@ -55,10 +55,8 @@ mod tests {
     #[test]
     fn longest_domain_then_the_server_meant_then_the_default() {
         let server = |last: u8| SocketAddr::from(([192, 0, 2, last], 53));
-        let domains = vec![
-            (name("corp.example"), vec![server(2)]),
-            (name("lab.corp.example"), vec![server(3)]),
-        ];
+        let domains =
+            vec![(name("corp.example"), vec![server(2)]), (name("lab.corp.example"), vec![server(3)])];
         let routes = Routes::new(vec![server(1)], domains);
         let asked = |text: &str, meant| routes.group(&name(text), meant).addresses().next();
         assert_eq!(asked("a.test", None), Some(server(1)));

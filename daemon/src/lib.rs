@@ -1,0 +1,13 @@
+//! What our long-running processes have in common: the log, the signals that end them, the word to a supervisor,
+//! and tasks of which none may end unseen. It knows nothing of what they do.
+//!
+//! Used by `nameward-resolver` and `nameward-enforcer`.
+
+pub mod log;
+mod signals;
+pub mod supervisor;
+mod tasks;
+
+pub use log::LogForm;
+pub use signals::StopSignals;
+pub use tasks::Tasks;

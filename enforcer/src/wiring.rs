@@ -1,0 +1,113 @@
+//! The process `nameward-enforcer`, from top to bottom: options, configuration, kernel, tasks, the end.
+//!
+//! The end of the process is not the end of the fence: what is in the kernel goes on to judge, and the next process
+//! takes it up. Only `--remove` takes it away.
+
+mod follow;
+mod removal;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use nameward_daemon::{StopSignals, Tasks, log, supervisor};
+
+use self::follow::Follower;
+use crate::{
+    Enforcer, api,
+    config::{Config, HostAllowed},
+    endpoints::chain_text,
+    feed_client::FeedClient,
+    guardian::Guardian,
+    options::Options,
+};
+
+/// Reads the command line and enforces until a signal says stop.
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    log::start(options.log);
+    let done = match &options.config {
+        _ if options.remove => removal::remove(&options),
+        Some(file) => start(&options, file),
+        None => Err(anyhow!("name a file of endpoints and policies with --config, or use --remove")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nameward-enforcer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options, file: &std::path::Path) -> Result<()> {
+    let allowed =
+        HostAllowed { default_route: options.allow_default_route, root_cgroup: options.allow_root_cgroup };
+    // A mistake in the file is told before anything of the host is touched.
+    let config = Config::read(file, allowed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start threads")?.block_on(enforce(options, config))
+}
+
+async fn enforce(options: &Options, config: Config) -> Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let enforcer = open(options, &config)?;
+    let feed = FeedClient::new(options.feed(), options.node(), Arc::new(enforcer.clone()));
+    let mut tasks = Tasks::new();
+    start_tasks(options, &enforcer, &feed, &mut tasks)?;
+    let guardian = Guardian::new(enforcer.clone(), Some(Arc::clone(&feed)));
+    let mut follower = Follower::new(config, guardian, enforcer)?;
+    tokio::select! {
+        () = follower.begin() => {}
+        () = signals.arrived() => return Ok(()),
+    }
+    supervisor::ready();
+    tracing::info!(feed = %options.feed().display(), node = options.node(), "enforcing");
+    tasks.spawn("configuration", follower.follow());
+    tokio::select! {
+        fault = tasks.fault() => return Err(fault),
+        () = signals.arrived() => {}
+    }
+    supervisor::stopping();
+    tracing::info!("stopping; what is in the kernel stays in force, and --remove takes it away");
+    tasks.shut_down().await;
+    Ok(())
+}
+
+fn open(options: &Options, config: &Config) -> Result<Enforcer> {
+    let enforcer_options = options.enforcer(config.trusted().to_vec());
+    if let Some(state) = &enforcer_options.state {
+        std::fs::create_dir_all(state)
+            .with_context(|| format!("cannot make {} for the names that a restart needs", state.display()))?;
+    }
+    Enforcer::open(enforcer_options).map_err(|error| anyhow!(chain_text(&error)))
+}
+
+fn start_tasks(
+    options: &Options,
+    enforcer: &Enforcer,
+    feed: &Arc<FeedClient>,
+    tasks: &mut Tasks,
+) -> Result<()> {
+    let heard = Arc::clone(feed);
+    let mut own = enforcer.start(move || heard.is_alive()).map_err(|error| anyhow!(chain_text(&error)))?;
+    tasks.spawn("enforcer", async move {
+        match own.join_next().await {
+            Some(Ok(name)) => Err(anyhow!("`{name}` ended by itself")),
+            Some(Err(error)) => Err(anyhow!("a task broke off: {error}")),
+            None => Err(anyhow!("no task is left")),
+        }
+    });
+    let running = Arc::clone(feed);
+    tasks.spawn("feed", async move {
+        running.run().await;
+        Ok(())
+    });
+    if let Some(path) = &options.api {
+        let listening =
+            api::listen(&path.0).with_context(|| format!("cannot serve --api unix:{}", path.0.display()))?;
+        let serving = api::serve(enforcer.clone(), listening);
+        tasks.spawn("API", async { Ok(serving.await?) });
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! The part of a question's way that waits for nobody: read it, who asks, may it, was it answered before.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use nameward_policy::{Name, Reason};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Meaning, OnItsWay, Server};
+use crate::{
+    decide::{Verdict, decide},
+    decisions::Outcome,
+    endpoints::Endpoint,
+    fast_path::{Accept, Key},
+    limits::Place,
+    wire::{
+        codes, ede,
+        query::{Query, Unanswerable},
+        reply::{self, ExtendedError},
+        types,
+    },
+};
+
+/// What becomes of a message.
+pub(super) enum Inquiry {
+    /// The answer was written.
+    Answered,
+    /// Nothing is sent.
+    Silence,
+    /// Somebody has to be waited for.
+    Waiting(Box<Waiting>),
+}
+
+/// A question that may be asked.
+pub(super) struct Waiting {
+    pub(super) message: Vec<u8>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) name: Name,
+    pub(super) text: Arc<str>,
+    pub(super) verdict: Verdict,
+    pub(super) meaning: Meaning,
+    pub(super) forwarded: bool,
+    _place: Place,
+    _permit: OwnedSemaphorePermit,
+    _on_its_way: OnItsWay,
+}
+
+/// One query and what is known of it.
+struct Asker<'a> {
+    server: &'a Server,
+    query: Query<'a>,
+    endpoint: Arc<Endpoint>,
+    meaning: Meaning,
+    forwarded: bool,
+}
+
+impl Server {
+    /// Takes a message and writes the answer behind what `into` holds, if it can be given at once.
+    pub(super) fn inquire(
+        &self,
+        message: &[u8],
+        peer: IpAddr,
+        meaning: Meaning,
+        into: &mut Vec<u8>,
+    ) -> Inquiry {
+        let counters = &self.0.counters;
+        counters.received.count();
+        let query = match Query::read(message) {
+            Ok(query) => query,
+            Err(Unanswerable::Silent) => {
+                counters.malformed.count();
+                return Inquiry::Silence;
+            }
+            Err(Unanswerable::Code { code, question, edns }) => {
+                counters.malformed.count();
+                into.extend(reply::unanswerable(message, code, question, edns));
+                return Inquiry::Answered;
+            }
+        };
+        let Some((endpoint, forwarded)) = self.who(&query, peer, meaning.local) else {
+            counters.unknown_endpoint.count();
+            let error = ExtendedError::new(ede::PROHIBITED, "nameward: no workload is known by this address");
+            into.extend(reply::negative(&query, codes::REFUSED, false, Some(&error)));
+            return Inquiry::Answered;
+        };
+        Asker { server: self, query, endpoint, meaning, forwarded }.answer(message, into)
+    }
+
+    /// Q1: the kernel's word, or a trusted forwarder's.
+    fn who(&self, query: &Query<'_>, peer: IpAddr, local: SocketAddr) -> Option<(Arc<Endpoint>, bool)> {
+        let trusted = &self.0.trusted_forwarders;
+        if !trusted.is_empty() && trusted.contains(&peer.to_canonical()) {
+            let client = query.edns.and_then(|edns| edns.client)?;
+            return Some((self.0.endpoints.who(local, peer, Some(client))?, true));
+        }
+        Some((self.0.endpoints.who(local, peer, None)?, false))
+    }
+}
+
+impl Asker<'_> {
+    fn answer(self, message: &[u8], into: &mut Vec<u8>) -> Inquiry {
+        let now = Instant::now();
+        let counters = &self.server.0.counters;
+        let a_second = self.endpoint.view.rules.limits().queries_per_second;
+        if !self.endpoint.limits.take(a_second, now) {
+            return self.over_limit(&format!("more than {a_second} queries a second"), into);
+        }
+        let key = Key::of(&self.query, self.meaning.number);
+        if self.endpoint.fast.answer(&key, &self.query, now, Accept::Fresh, into) {
+            counters.fast.count();
+            return Inquiry::Answered;
+        }
+        let text = self.query.name_text();
+        let Ok(name) = Name::parse(&text) else {
+            counters.malformed.count();
+            into.extend(reply::negative(&self.query, codes::REFUSED, false, None));
+            return Inquiry::Answered;
+        };
+        if self.server.0.outstanding.is_ours(&self.query) {
+            counters.looped.count();
+            let detail = "this is our own question: the upstream asks us";
+            self.denied(&text, Reason::Loop, detail);
+            return self.servfail(ede::OTHER, &format!("nameward: loop; {detail}"), into);
+        }
+        match decide(&self.endpoint.view.rules, &name, self.forwarded) {
+            Verdict::Here { code, soa, error } => self.answer_here(&text, code, soa, error, into),
+            Verdict::Grant(_) | Verdict::Pass { .. } if self.query.record_type == types::ANY => {
+                into.extend(reply::any(&self.query));
+                Inquiry::Answered
+            }
+            verdict @ (Verdict::Grant(_) | Verdict::Pass { .. }) => {
+                self.wait(message, name, text, verdict, into)
+            }
+        }
+    }
+
+    fn answer_here(
+        &self,
+        text: &str,
+        code: u16,
+        soa: bool,
+        error: Option<ExtendedError>,
+        into: &mut Vec<u8>,
+    ) -> Inquiry {
+        if let Some(error) = &error {
+            self.server.0.counters.filtered.count();
+            self.denied(text, Reason::Filtered, &error.text);
+        }
+        into.extend(reply::negative(&self.query, code, soa, error.as_ref()));
+        Inquiry::Answered
+    }
+
+    fn wait(self, message: &[u8], name: Name, text: String, verdict: Verdict, into: &mut Vec<u8>) -> Inquiry {
+        let most = self.endpoint.view.rules.limits().pending_queries;
+        let place = self.endpoint.limits.enter(usize::try_from(most).unwrap_or(usize::MAX));
+        let Some(place) = place else {
+            return self.over_limit(&format!("more than {most} questions wait for an answer"), into);
+        };
+        let Ok(permit) = self.server.0.pending.clone().try_acquire_owned() else {
+            return self.over_limit("the resolver is busy with questions of all workloads", into);
+        };
+        Inquiry::Waiting(Box::new(Waiting {
+            message: message.to_vec(),
+            endpoint: self.endpoint,
+            name,
+            text: text.into(),
+            verdict,
+            meaning: self.meaning,
+            forwarded: self.forwarded,
+            _place: place,
+            _permit: permit,
+            _on_its_way: OnItsWay::new(self.server),
+        }))
+    }
+
+    /// Q8
+    fn over_limit(&self, what: &str, into: &mut Vec<u8>) -> Inquiry {
+        self.server.0.counters.limit.count();
+        self.denied(&self.query.name_text(), Reason::Limit, what);
+        self.servfail(ede::OTHER, &format!("nameward: limit; {what}"), into)
+    }
+
+    fn servfail(&self, code: u16, text: &str, into: &mut Vec<u8>) -> Inquiry {
+        let error = ExtendedError::new(code, text);
+        into.extend(reply::negative(&self.query, codes::SERVFAIL, false, Some(&error)));
+        Inquiry::Answered
+    }
+
+    fn denied(&self, text: &str, reason: Reason, detail: &str) {
+        let outcome = Outcome::Denied { reason, detail: detail.to_owned() };
+        self.server.0.decided(&self.endpoint, &text.into(), self.query.record_type, outcome);
+    }
+}
+
+/// Q7: what does not fit into a client's datagram is cut, so that it asks again over TCP.
+pub(super) fn fit(server: &Server, message: &[u8], from: usize, into: &mut Vec<u8>) {
+    let Ok(query) = Query::read(message) else { return };
+    if into.len() - from > query.udp_limit() {
+        server.0.counters.truncated.count();
+        let cut = reply::truncated(&into[from..], &query);
+        into.truncate(from);
+        into.extend(cut);
+    }
+}

@@ -1,0 +1,240 @@
+//! The DNS server: queries in, answers out, each step of a question's way once.
+//!
+//! ```text
+//! udp, tcp     sockets and connections; what needs no waiting is answered here, batch by batch
+//! inquiry      who asks, may it, answered before?        no await
+//! resolution   cache | upstream -> check -> grant -> remember -> answer
+//! ```
+//!
+//! An answer to an allowed name leaves only when every address in it is usable (G1): that is [`resolution`]'s
+//! business. Where endpoints and grants come from is not known here.
+
+mod inquiry;
+mod resolution;
+mod tcp;
+mod udp;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use nameward_feed::sockets::{DnsSocket, Transport};
+use nameward_policy::Name;
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::AbortHandle,
+};
+
+use crate::{
+    cache::Cache,
+    counters::Counters,
+    decisions::{Decision, DecisionSink, Outcome},
+    endpoints::{Endpoint, Endpoints},
+    grants::Grantor,
+    upstream::{Outstanding, Routes},
+};
+
+/// What a server is told at its start.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Servers for all names, in order of preference.
+    pub upstreams: Vec<SocketAddr>,
+    /// Servers of their own for domains and what is below them.
+    pub routes: Vec<(Name, Vec<SocketAddr>)>,
+    /// Forwarders whose word counts on whom they ask for (Q1).
+    pub trusted_forwarders: Vec<IpAddr>,
+    /// How long an answer waits for its grant (G1).
+    pub grant_wait: Duration,
+    /// Memory of the shared cache, in octets.
+    pub cache_octets: usize,
+    /// Questions that wait at one time, of all endpoints.
+    pub pending: usize,
+    /// TCP connections at one time, of all endpoints.
+    pub connections: usize,
+}
+
+impl ServerConfig {
+    /// The usual bounds, asking these servers.
+    pub fn new(upstreams: Vec<SocketAddr>) -> Self {
+        Self {
+            upstreams,
+            routes: Vec::new(),
+            trusted_forwarders: Vec::new(),
+            grant_wait: Duration::from_millis(250),
+            cache_octets: 64 << 20,
+            pending: 16_384,
+            connections: 4_096,
+        }
+    }
+}
+
+/// Answers queries. Cheap to clone.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    endpoints: Arc<Endpoints>,
+    grantor: Arc<dyn Grantor>,
+    decisions: Arc<dyn DecisionSink>,
+    routes: Routes,
+    cache: Arc<Cache>,
+    outstanding: Arc<Outstanding>,
+    counters: Arc<Counters>,
+    trusted_forwarders: Vec<IpAddr>,
+    grant_wait: Duration,
+    pending: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    /// Servers that workloads mean, by the number under which their answers are remembered.
+    meant: Mutex<Vec<SocketAddr>>,
+    on_their_way: AtomicUsize,
+    arrived: Notify,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("counters", &self.0.counters).finish_non_exhaustive()
+    }
+}
+
+/// A socket that is served until this is dropped; questions that were taken from it are still answered.
+#[derive(Debug)]
+#[must_use = "the socket is served as long as this lives"]
+pub struct Serving {
+    task: AbortHandle,
+    local: SocketAddr,
+}
+
+impl Serving {
+    /// Where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a socket tells of its queries.
+#[derive(Clone, Copy, Debug)]
+struct Meaning {
+    local: SocketAddr,
+    /// The trusted server that the workload meant (Q6).
+    server: Option<SocketAddr>,
+    /// Its number; 0 = none.
+    number: u16,
+}
+
+impl Server {
+    /// A server that has no sockets yet.
+    pub fn new(
+        config: ServerConfig,
+        endpoints: Arc<Endpoints>,
+        grantor: Arc<dyn Grantor>,
+        decisions: Arc<dyn DecisionSink>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            endpoints,
+            grantor,
+            decisions,
+            routes: Routes::new(config.upstreams, config.routes),
+            cache: Arc::new(Cache::new(config.cache_octets)),
+            outstanding: Arc::default(),
+            counters: Arc::default(),
+            trusted_forwarders: config.trusted_forwarders.iter().map(IpAddr::to_canonical).collect(),
+            grant_wait: config.grant_wait,
+            pending: Arc::new(Semaphore::new(config.pending)),
+            connections: Arc::new(Semaphore::new(config.connections)),
+            meant: Mutex::default(),
+            on_their_way: AtomicUsize::new(0),
+            arrived: Notify::new(),
+        }))
+    }
+
+    /// Serves a socket, which others may serve, too. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the socket is none of its kind, or cannot be watched.
+    pub fn serve(&self, socket: DnsSocket) -> io::Result<Serving> {
+        let number = socket.server.map_or(0, |server| self.0.number(server));
+        let meaning = |local| Meaning { local, server: socket.server, number };
+        match socket.transport {
+            Transport::Udp => {
+                let udp = std::net::UdpSocket::from(socket.socket);
+                let local = udp.local_addr()?;
+                let listener = udp::Listener::new(self.clone(), udp, meaning(local))?;
+                Ok(Serving { task: tokio::spawn(listener.run()).abort_handle(), local })
+            }
+            Transport::Tcp => {
+                let tcp = std::net::TcpListener::from(socket.socket);
+                tcp.set_nonblocking(true)?;
+                let local = tcp.local_addr()?;
+                let tcp = tokio::net::TcpListener::from_std(tcp)?;
+                let running = tcp::run(self.clone(), tcp, meaning(local));
+                Ok(Serving { task: tokio::spawn(running).abort_handle(), local })
+            }
+        }
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Waits until all questions that were taken are answered. The caller bounds the wait, and lets go of the sockets
+    /// before.
+    pub async fn drained(&self) {
+        loop {
+            let arrived = self.0.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if self.0.on_their_way.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Shared {
+    fn number(&self, server: SocketAddr) -> u16 {
+        let mut meant = self.meant.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = meant.iter().position(|known| *known == server).unwrap_or_else(|| {
+            meant.push(server);
+            meant.len() - 1
+        });
+        // Far more than there are trusted servers; beyond that answers are remembered as those of no server.
+        u16::try_from(at + 1).unwrap_or(0)
+    }
+
+    fn decided(&self, endpoint: &Endpoint, name: &Arc<str>, record_type: u16, outcome: Outcome) {
+        let endpoint = endpoint.view.uid.clone();
+        self.decisions.decided(Decision { endpoint, name: name.clone(), record_type, outcome });
+    }
+}
+
+/// A question that is waited for: counted until it is answered or given up.
+struct OnItsWay(Server);
+
+impl OnItsWay {
+    fn new(server: &Server) -> Self {
+        server.0.on_their_way.fetch_add(1, Ordering::AcqRel);
+        Self(server.clone())
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        if self.0.0.on_their_way.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.0.arrived.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! DNS over UDP: datagrams are taken and answered in batches; questions that wait are answered when they are ready.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
+    sync::Arc,
+};
+
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmsg,
+        setsockopt, sockopt,
+    },
+};
+use tokio::io::unix::AsyncFd;
+
+use super::{
+    Meaning, Server,
+    inquiry::{Inquiry, Waiting, fit},
+};
+
+/// Datagrams taken at a time.
+const BATCH: usize = 32;
+/// The longest query that is read: longer ones are none (EDNS options are short).
+const LONGEST_QUERY: usize = 2_048;
+/// Batches after which other sockets have their turn.
+const IN_A_ROW: usize = 16;
+
+/// A UDP socket and what its queries mean.
+pub(super) struct Listener {
+    server: Server,
+    socket: Arc<Socket>,
+    meaning: Meaning,
+}
+
+/// A socket that answers from the address that was asked.
+struct Socket {
+    fd: AsyncFd<UdpSocket>,
+    /// Bound to all addresses: the kernel has to say which one was meant, and be told again.
+    wildcard: bool,
+}
+
+/// Where an answer goes, and from where.
+#[derive(Clone, Copy)]
+struct Path {
+    to: SockaddrStorage,
+    from: From,
+}
+
+#[derive(Clone, Copy)]
+enum From {
+    Bound,
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+impl Listener {
+    pub(super) fn new(server: Server, socket: UdpSocket, meaning: Meaning) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let wildcard = meaning.local.ip().is_unspecified();
+        if wildcard && meaning.local.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        } else if wildcard {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        let fd = AsyncFd::new(socket)?;
+        Ok(Self { server, socket: Arc::new(Socket { fd, wildcard }), meaning })
+    }
+
+    /// Never ends by itself.
+    pub(super) async fn run(self) {
+        let mut buffer = vec![0; BATCH * LONGEST_QUERY];
+        loop {
+            let mut ready = match self.socket.fd.readable().await {
+                Ok(ready) => ready,
+                Err(error) => {
+                    return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
+                }
+            };
+            for _ in 0..IN_A_ROW {
+                match ready.try_io(|_| self.take_batch(&mut buffer)) {
+                    Ok(Ok(())) => {}
+                    // An ICMP error about an earlier answer; nobody waits for it.
+                    Ok(Err(error)) => tracing::debug!(%error, local = %self.meaning.local, "DNS socket"),
+                    Err(_would_block) => break,
+                }
+            }
+            drop(ready);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes what is there, up to a batch. `WouldBlock` when nothing is.
+    fn take_batch(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let control = self.socket.wildcard.then(|| cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo));
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, control);
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            buffer.chunks_mut(LONGEST_QUERY).map(|chunk| [IoSliceMut::new(chunk)]).collect();
+        let fd = self.socket.fd.get_ref().as_raw_fd();
+        let received = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        let mut answer = Vec::new();
+        for datagram in received {
+            let Some(to) = datagram.address else { continue };
+            let from = if self.socket.wildcard { asked_at(datagram.cmsgs()) } else { From::Bound };
+            let whole = !datagram.flags.contains(MsgFlags::MSG_TRUNC);
+            if let (Some(message), true) = (datagram.iovs().next(), whole) {
+                answer.clear();
+                self.take(message, Path { to, from }, &mut answer);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, message: &[u8], path: Path, answer: &mut Vec<u8>) {
+        let Some(peer) = socket_address(&path.to) else { return };
+        match self.server.inquire(message, peer.ip(), self.meaning, answer) {
+            Inquiry::Answered => {
+                fit(&self.server, message, 0, answer);
+                self.send(answer, path);
+            }
+            Inquiry::Silence => {}
+            Inquiry::Waiting(waiting) => self.answer_later(waiting, path),
+        }
+    }
+
+    fn answer_later(&self, waiting: Box<Waiting>, path: Path) {
+        let (server, socket) = (self.server.clone(), self.socket.clone());
+        tokio::spawn(async move {
+            let mut answer = server.resolve(&waiting).await;
+            fit(&server, &waiting.message, 0, &mut answer);
+            socket.send_when_possible(&server, &answer, path).await;
+        });
+    }
+
+    /// A full buffer is a client that asks again, not a socket that waits.
+    fn send(&self, answer: &[u8], path: Path) {
+        if self.socket.send(answer, path).is_err() {
+            self.server.0.counters.unsent.count();
+        }
+    }
+}
+
+impl Socket {
+    fn send(&self, answer: &[u8], path: Path) -> io::Result<()> {
+        let socket = self.fd.get_ref();
+        let slices = [io::IoSlice::new(answer)];
+        let raw = socket.as_raw_fd();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let sent = match &path.from {
+            From::Bound => sendmsg(raw, &slices, &[], flags, Some(&path.to)),
+            From::V4(info) => {
+                sendmsg(raw, &slices, &[ControlMessage::Ipv4PacketInfo(info)], flags, Some(&path.to))
+            }
+            From::V6(info) => {
+                sendmsg(raw, &slices, &[ControlMessage::Ipv6PacketInfo(info)], flags, Some(&path.to))
+            }
+        };
+        match sent {
+            Ok(_) => Ok(()),
+            // What is reported is an error about an earlier datagram to somebody else.
+            Err(Errno::ECONNREFUSED) => {
+                sendmsg(raw, &slices, &[], flags, Some(&path.to)).map(drop).map_err(Into::into)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn send_when_possible(&self, server: &Server, answer: &[u8], path: Path) {
+        let sent = self.fd.async_io(tokio::io::Interest::WRITABLE, |_| self.send(answer, path)).await;
+        if let Err(error) = sent {
+            server.0.counters.unsent.count();
+            tracing::debug!(%error, "an answer could not be sent");
+        }
+    }
+}
+
+/// The address that a datagram was sent to, as the source of its answer.
+fn asked_at(control: nix::Result<nix::sys::socket::CmsgIterator<'_>>) -> From {
+    let Ok(messages) = control else { return From::Bound };
+    for message in messages {
+        match message {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                let source =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
+                return From::V4(source);
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => return From::V6(info),
+            _ => {}
+        }
+    }
+    From::Bound
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
+}

@@ -1,0 +1,161 @@
+//! The process `nameward-resolver`, from top to bottom: options, sockets, rights given up, tasks, the end.
+//!
+//! Each task has a name, and the end of one that nobody asked for ends the process.
+
+mod dns_sockets;
+mod listening;
+mod privileges;
+mod static_endpoints;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use nameward_daemon::{StopSignals, Tasks, log, supervisor};
+use nameward_feed::sockets::DnsSocket;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{dns_sockets::DnsSockets, static_endpoints::StaticEndpoints};
+use crate::{
+    Server, ServerConfig,
+    decisions::AuditLog,
+    endpoints::Endpoints,
+    feed_server::{Enforcers, FeedServer, FeedSockets, SocketTaker},
+    grants::{Acknowledge, Grantor},
+    options::{Options, Source},
+};
+
+/// How long questions that were taken may still be on their way at the end (A8).
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// Whose the sockets of `--listen` are.
+const OURS: &str = "--listen";
+
+/// Reads the command line and serves until a signal says stop.
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    log::start(options.log);
+    match start(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nameward-resolver: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options) -> Result<()> {
+    let upstreams = options.upstreams()?;
+    tell(options, &upstreams);
+    privileges::raise_descriptor_limit();
+    let opened = Opened::open(options)?;
+    privileges::give_up(options.user.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start threads")?.block_on(serve(options, upstreams, opened))
+}
+
+fn tell(options: &Options, upstreams: &[SocketAddr]) {
+    let forwarders = &options.trusted_forwarder;
+    tracing::info!(source = ?options.source(), ?upstreams, routes = ?options.routes(), ?forwarders, "options in effect");
+    if let Source::File { .. } = options.source() {
+        tracing::warn!(
+            "WITHOUT AN ENFORCER: nothing is enforced. Whoever asks from an endpoint's address is taken for it, and what \
+             it connects to is judged by nobody. This is for tests and measurements"
+        );
+    }
+}
+
+/// What may need root's rights to be opened.
+enum Opened {
+    Feed(FeedSockets),
+    File { file: PathBuf, sockets: Vec<DnsSocket> },
+}
+
+impl Opened {
+    fn open(options: &Options) -> Result<Self> {
+        Ok(match options.source() {
+            Source::Feed(folder) => Self::Feed(FeedSockets::open(&folder)?),
+            Source::File { file, listen } => Self::File { file, sockets: listening::open(&listen)? },
+        })
+    }
+}
+
+async fn serve(options: &Options, upstreams: Vec<SocketAddr>, opened: Opened) -> Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let mut tasks = Tasks::new();
+    let (server, sockets) = match opened {
+        Opened::Feed(feed) => serve_feed(options, upstreams, feed, &mut tasks)?,
+        Opened::File { file, sockets } => serve_file(options, upstreams, file, sockets, &mut tasks)?,
+    };
+    supervisor::ready();
+    tracing::info!("serving");
+    tokio::select! {
+        fault = tasks.fault() => return Err(fault),
+        () = signals.arrived() => {}
+    }
+    supervisor::stopping();
+    sockets.let_all_go();
+    match tokio::time::timeout(DRAIN_WITHIN, server.drained()).await {
+        Ok(()) => tracing::info!("every question is answered; stopping"),
+        Err(_) => tracing::warn!("some questions stay unanswered; stopping"),
+    }
+    tasks.shut_down().await;
+    Ok(())
+}
+
+/// Endpoints, rules and DNS sockets come from enforcers, and grants go to them (S4).
+fn serve_feed(
+    options: &Options,
+    upstreams: Vec<SocketAddr>,
+    feed: FeedSockets,
+    tasks: &mut Tasks,
+) -> Result<(Server, Arc<DnsSockets>)> {
+    let endpoints = Arc::new(Endpoints::new());
+    let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
+    let server = server(options, upstreams, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>);
+    let sockets = Arc::new(DnsSockets::new(server.clone()));
+    tracing::info!(socket = %feed.path().display(), "enforcers may connect");
+    let serving = FeedServer::new(enforcers, Arc::clone(&sockets) as Arc<dyn SocketTaker>).serve(feed);
+    tasks.spawn("feed", async { Ok(serving.await?) });
+    let hang_up = signal(SignalKind::hangup())?;
+    tasks.spawn("hang-up", nothing_to_read(hang_up));
+    Ok((server, sockets))
+}
+
+/// Endpoints and rules come from a file, and nothing is enforced (S2).
+fn serve_file(
+    options: &Options,
+    upstreams: Vec<SocketAddr>,
+    file: PathBuf,
+    listening: Vec<DnsSocket>,
+    tasks: &mut Tasks,
+) -> Result<(Server, Arc<DnsSockets>)> {
+    let endpoints = Arc::new(Endpoints::new());
+    let followed = StaticEndpoints::open(file, Arc::clone(&endpoints))?;
+    let server = server(options, upstreams, endpoints, Arc::new(Acknowledge));
+    let hang_up = signal(SignalKind::hangup())?;
+    tasks.spawn("endpoints", followed.follow(hang_up));
+    let sockets = Arc::new(DnsSockets::new(server.clone()));
+    sockets.replace(OURS, listening);
+    Ok((server, sockets))
+}
+
+fn server(
+    options: &Options,
+    upstreams: Vec<SocketAddr>,
+    endpoints: Arc<Endpoints>,
+    grantor: Arc<dyn Grantor>,
+) -> Server {
+    let config = ServerConfig {
+        routes: options.routes(),
+        trusted_forwarders: options.trusted_forwarder.clone(),
+        ..ServerConfig::new(upstreams)
+    };
+    Server::new(config, endpoints, grantor, Arc::new(AuditLog))
+}
+
+async fn nothing_to_read(mut hang_up: Signal) -> Result<()> {
+    loop {
+        hang_up.recv().await.context("no more signals arrive")?;
+        tracing::info!("there is nothing to read again: rules come from enforcers");
+    }
+}

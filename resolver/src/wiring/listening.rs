@@ -1,0 +1,53 @@
+//! Sockets for serving without an enforcer: UDP and TCP at each address of `--listen`.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+};
+
+use anyhow::{Result, anyhow};
+use nameward_feed::sockets::{DnsSocket, Transport};
+
+/// Opens all, or says which one cannot be had and what to do.
+pub(super) fn open(addresses: &[SocketAddr]) -> Result<Vec<DnsSocket>> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let udp = UdpSocket::bind(address).map_err(|error| explain(*address, "UDP", &error))?;
+        // Port 0 asks for any free port; both transports have the same one.
+        let port = udp.local_addr().map_err(|error| explain(*address, "UDP", &error))?.port();
+        let tcp =
+            TcpListener::bind((address.ip(), port)).map_err(|error| explain(*address, "TCP", &error))?;
+        tracing::info!(address = %SocketAddr::new(address.ip(), port), "listening on UDP and TCP");
+        for (transport, socket) in [(Transport::Udp, udp.into()), (Transport::Tcp, tcp.into())] {
+            sockets.push(DnsSocket { transport, server: None, socket });
+        }
+    }
+    Ok(sockets)
+}
+
+fn explain(address: SocketAddr, transport: &str, error: &io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another DNS server has this port: stop it, or choose another one with --listen"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has this address",
+        _ => "choose another address with --listen",
+    };
+    anyhow!("cannot listen at {address} ({transport}): {error}; {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_said() {
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let error = open(&[taken.local_addr().unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("another DNS server has this port"), "{error}");
+        let error = open(&["192.0.2.1:0".parse().unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("no interface of this host"), "{error}");
+        assert_eq!(open(&["127.0.0.1:0".parse().unwrap()]).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,12 @@
+//! `nameward-resolver` as a process: with a file of endpoints (S2), with a scripted enforcer at its feed, and with
+//! `nameward-enforcer` on real workloads (S4).
+
+mod client;
+mod enforcer;
+mod feed;
+mod files;
+mod input;
+mod latency;
+mod pair;
+mod pair_lab;
+mod resolver;
