@@ -95,6 +95,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = rules::dns_server)]
     pub(crate) dns: Option<SocketAddr>,
 
+    /// Serve endpoints, bindings, decisions and explanations over HTTP while the command runs
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) api: Option<SocketAddr>,
+
     /// How denials are written to stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log: LogFormat,

@@ -1,8 +1,8 @@
 //! What the node's enforcer tells over HTTP, as JSON: endpoints, bindings, decisions, explanations. Read only.
 //!
-//! Served on a unix socket that only its owner and group can open; there is no other authorisation here.
+//! A unix socket made here can be opened by its owner and group only; there is no other authorisation.
 
-use std::{io, net::IpAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{fmt, io, net::IpAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -10,6 +10,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
+    serve::Listener,
 };
 use nameward_policy::{Binding, Destination, Explanation, Name};
 use serde::{Deserialize, Serialize};
@@ -29,11 +30,11 @@ pub fn router(enforcer: Enforcer) -> Router {
         .with_state(enforcer)
 }
 
-/// Serves the routes until the process ends.
+/// Serves the routes on any kind of socket until the process ends.
 ///
 /// # Errors
 /// When connections cannot be accepted any more.
-pub async fn serve(enforcer: Enforcer, listener: UnixListener) -> io::Result<()> {
+pub async fn serve<L: Listener<Addr: fmt::Debug>>(enforcer: Enforcer, listener: L) -> io::Result<()> {
     axum::serve(listener, router(enforcer)).await
 }
 

@@ -1,24 +1,236 @@
-//! tmp
-use crate::report::Report;
-use anyhow::Result;
-use nameward_policy::Rule;
+//! The fence of one run: programs on the sandbox's cgroup, and the resolver that fills their tables, in one process.
+//!
+//! What an enforcer and a resolver on a host say to each other over the feed are direct calls here. The fence does
+//! not fall by itself: its pins are [`Pins`], which outlive every process of the sandbox.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use nameward_enforcer::kernel::{self, Attachment, HostOptions};
+use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decisions};
+use nameward_policy::{ClusterRanges, Inbound, Isolation, Rule, RuleSet, Settings};
+use nameward_resolver::endpoints::{EndpointView, Endpoints};
+use nameward_resolver::grants::{self, Grantor};
+use nameward_resolver::{Server, ServerConfig, Serving};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::JoinSet;
+
+use super::questions::{self, Questions};
+use crate::report::{Fact, Report, Subject, Verdict};
+
+/// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// The only endpoint.
+const SANDBOX: &str = "sandbox";
+/// When nothing has been told for this long after the last process has ended, nothing more is.
+const SILENCE: Duration = Duration::from_millis(20);
+
+/// What a fence needs to know.
 pub(crate) struct FenceOptions<'a> {
+    /// Distinct among all runs.
     pub(crate) name: &'a str,
-    pub(crate) cgroup: &'a std::path::Path,
-    pub(crate) rules: Vec<Rule>,
+    /// The sandbox's cgroup.
+    pub(crate) cgroup: &'a Path,
+    /// What the command may do.
+    pub(crate) rules: &'a [Rule],
+    /// Deny nothing.
     pub(crate) audit: bool,
-    pub(crate) upstream: &'a [std::net::SocketAddr],
+    /// DNS servers to ask.
+    pub(crate) upstream: &'a [SocketAddr],
+    /// Where to tell what is known, over HTTP.
+    pub(crate) api: Option<SocketAddr>,
 }
-pub(crate) struct Fence;
+
+/// The fence, up.
+pub(crate) struct Fence {
+    enforcer: Enforcer,
+    packets: broadcast::Receiver<Arc<decisions::Decision>>,
+    questions: Questions,
+    tasks: JoinSet<&'static str>,
+    /// Decisions that came faster than they could be told.
+    missed: u64,
+    _server: Server,
+    _serving: Vec<Serving>,
+}
+
 impl Fence {
-    pub(crate) async fn raise(_o: FenceOptions<'_>) -> Result<Self> {
-        Ok(Self)
+    /// Attaches the programs, puts the rules into force and serves DNS. When it returns, nothing of the cgroup gets
+    /// through that is not allowed.
+    pub(crate) async fn raise(options: FenceOptions<'_>) -> Result<Self> {
+        kernel::ensure_mounted(Path::new(BPFFS))?;
+        let settings = Settings { inbound: Inbound::None, ..Settings::default() };
+        let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
+        let cluster = ClusterRanges::default();
+        let rules = RuleSet::compile(isolation, options.rules, &settings, &cluster, Timestamp::now())?;
+        let enforcer = open(&options, settings)?;
+        let packets = enforcer.decisions();
+        let mut tasks = enforcer.start(|| true)?;
+        let endpoints = put_into_force(&enforcer, rules)?;
+        let (sink, questions) = questions::channel();
+        let grantor = Arc::new(Direct(enforcer.clone()));
+        let server =
+            Server::new(ServerConfig::new(options.upstream.to_vec()), endpoints, grantor, Arc::new(sink));
+        let sockets = enforcer.dns_sockets().context("cannot share the DNS sockets")?;
+        let serving = sockets.into_iter().map(|socket| server.serve(socket)).collect::<io::Result<_>>();
+        let serving = serving.context("cannot serve DNS")?;
+        if let Some(address) = options.api {
+            let listener = tokio::net::TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("cannot serve --api {address}"))?;
+            let serving = api::serve(enforcer.clone(), listener);
+            tasks.spawn(async {
+                drop(serving.await);
+                "api"
+            });
+        }
+        Ok(Self { enforcer, packets, questions, tasks, missed: 0, _server: server, _serving: serving })
     }
-    pub(crate) async fn tell(&mut self, _r: &mut Report) -> Result<()> {
-        std::future::pending().await
+
+    /// Waits for something to tell, and tells it. Fails when a part of the fence has ended, which none may.
+    pub(crate) async fn tell(&mut self, report: &mut Report) -> Result<()> {
+        tokio::select! {
+            decision = self.packets.recv() => match decision {
+                Ok(decision) => report.add(packet(&decision), decision.packets),
+                Err(RecvError::Lagged(count)) => self.missed += count,
+                Err(RecvError::Closed) => bail!("events of the kernel cannot be read any more"),
+            },
+            question = self.questions.next() => report.add(question, 1),
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(task) => bail!("the fence's task `{task}` ended by itself"),
+                Err(error) => bail!("a task of the fence broke off: {error}"),
+            },
+        }
+        Ok(())
     }
-    pub(crate) async fn lower(self, _r: &mut Report) -> Result<u64> {
-        Ok(0)
+
+    /// Tells what is left to tell, after the last process of the sandbox. Returns how many events nobody saw.
+    pub(crate) async fn finish(mut self, report: &mut Report) -> Result<u64> {
+        while let Ok(told) = tokio::time::timeout(SILENCE, self.tell(report)).await {
+            told?;
+        }
+        let lost = self.enforcer.endpoint(SANDBOX)?.lost_events;
+        Ok(lost + self.missed + self.questions.missed())
+    }
+}
+
+fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
+    let host = HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()) };
+    let enforcer = Enforcer::open(EnforcerOptions { host, ..EnforcerOptions::default() })?;
+    enforcer.apply_endpoint(EndpointConfig {
+        uid: SANDBOX.into(),
+        name: SANDBOX.into(),
+        attachment: Attachment::Cgroup { path: options.cgroup.into(), netns_cookie: kernel::netns_cookie()? },
+        addresses: Vec::new(),
+        settings,
+        allow_host: false,
+    })?;
+    Ok(enforcer)
+}
+
+/// Rules for kernel and resolver: the resolver learns them when the kernel has them.
+fn put_into_force(enforcer: &Enforcer, rules: RuleSet) -> Result<Arc<Endpoints>> {
+    let rules = Arc::new(rules);
+    enforcer.apply_rules(SANDBOX, Arc::clone(&rules))?;
+    let view = enforcer.view(SANDBOX)?.ok_or_else(|| anyhow!("the rules are not in force"))?;
+    let endpoints = Endpoints::new();
+    endpoints.apply(EndpointView {
+        uid: view.uid,
+        name: view.name.into(),
+        generation: view.generation,
+        rules: Arc::clone(&rules.dns),
+        identity: view.identity,
+    });
+    Ok(Arc::new(endpoints))
+}
+
+/// Grants by a call: the kernel has the addresses when it returns (G1).
+struct Direct(Enforcer);
+
+impl Grantor for Direct {
+    fn grant(
+        &self,
+        request: grants::GrantRequest,
+    ) -> BoxFuture<'_, Result<grants::Granted, grants::Refused>> {
+        Box::pin(async move {
+            let asked = nameward_enforcer::GrantRequest {
+                endpoint: request.endpoint,
+                generation: request.generation,
+                name: request.name.to_string(),
+                chain: request.chain.iter().map(ToString::to_string).collect(),
+                addresses: request.addresses,
+                grace: request.grace,
+            };
+            match self.0.grant(&asked) {
+                Ok(granted) => Ok(grants::Granted { usable_for: granted.usable_for }),
+                Err(refused) => Err(refusal(refused)),
+            }
+        })
+    }
+}
+
+fn refusal(refused: nameward_enforcer::Refused) -> grants::Refused {
+    use nameward_enforcer::Refused;
+    match refused {
+        Refused::StaleGeneration { .. } => grants::Refused::StaleGeneration,
+        Refused::NoSuchEndpoint { .. } => grants::Refused::NoSuchEndpoint,
+        Refused::NotAllowed { .. } => grants::Refused::NotAllowed,
+        Refused::Limit { .. } => grants::Refused::Limit(refused.to_string()),
+        Refused::Kernel { detail } => grants::Refused::Kernel(detail),
+    }
+}
+
+fn packet(decision: &decisions::Decision) -> Fact {
+    Fact {
+        subject: Subject::Packet {
+            protocol: decision.protocol,
+            address: decision.remote,
+            port: decision.remote_port,
+            name: decision.name.clone(),
+            inbound: decision.direction == "ingress",
+        },
+        verdict: match decision.verdict {
+            "pass" => Verdict::Pass,
+            "would-deny" => Verdict::WouldDeny,
+            _ => Verdict::Deny,
+        },
+        reason: decision.reason.to_owned(),
+        policy: decision.policy.clone(),
+    }
+}
+
+/// The pins of one run's programs and maps. Dropping this takes the fence down: every process of the sandbox must be
+/// gone by then.
+pub(crate) struct Pins(PathBuf);
+
+impl Pins {
+    /// Those of the run `name`; they need not be there yet.
+    pub(crate) fn of(name: &str) -> Self {
+        Self(Path::new(BPFFS).join("nameward").join(name))
+    }
+
+    /// Their folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                eprintln!("nameward: {} is left behind: {error}; the next run removes it", self.0.display());
+            }
+            _ => {}
+        }
+        if let Some(parent) = self.0.parent() {
+            // Others may have theirs in it.
+            let _in_use = fs::remove_dir(parent);
+        }
     }
 }

@@ -7,8 +7,10 @@
 //! go                            the command starts; denials are told until the last process has ended
 //! summary, --learn, removal
 //! ```
+#![allow(unsafe_code, reason = "registering a descriptor with the runtime")]
 
 mod fence;
+mod questions;
 mod signals;
 mod upstream;
 
@@ -16,7 +18,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use self::fence::{Fence, FenceOptions};
+use self::fence::{Fence, FenceOptions, Pins};
 use self::signals::{Request, Requests, Signals};
 use self::upstream::Upstream;
 use crate::args::{LogFormat, Run};
@@ -86,7 +87,8 @@ impl<'a> Prepared<'a> {
         let name = unique_name()?;
         let lease = Lease::take(&name)?;
         let place = Cgroup::place(&format!("nameward-{name}"))?;
-        let lease = lease.record(&sandbox::Holdings { cgroup: place.clone(), pins: pins(&name) })?;
+        let pins = Pins::of(&name);
+        let lease = lease.record(&sandbox::Holdings { cgroup: place.clone(), pins: pins.path().into() })?;
         let cgroup = Cgroup::create(place)?;
         // One thread until here: the sandbox is a copy of this process.
         let sandbox = Sandbox::spawn(&self.plan, &cgroup)?;
@@ -96,8 +98,10 @@ impl<'a> Prepared<'a> {
             .build()
             .context("cannot start the runtime")?;
         let result = runtime.block_on(self.guard(&name, &sandbox, &cgroup, signals));
+        // The processes first: none may live without the fence.
         drop(sandbox);
         drop(cgroup);
+        drop(pins);
         drop(runtime);
         drop(lease);
         result
@@ -114,16 +118,17 @@ impl<'a> Prepared<'a> {
         let mut fence = Fence::raise(FenceOptions {
             name,
             cgroup: cgroup.path(),
-            rules: self.rules.rules,
+            rules: &self.rules.rules,
             audit: self.arguments.audit,
             upstream: self.upstream.servers(),
+            api: self.arguments.api,
         })
         .await?;
         self.upstream.answered_or_fail()?;
         wait_until_ready(sandbox)?;
         sandbox.go()?;
         let status = supervise(sandbox, &mut fence, &mut report, signals.listen()?).await?;
-        let lost = fence.lower(&mut report).await?;
+        let lost = fence.finish(&mut report).await?;
         report.summary(lost);
         if let (Some(file), Some(learned)) = (&self.arguments.learn, report.learned()) {
             let words: Vec<_> = self.arguments.command.iter().map(|word| word.to_string_lossy()).collect();
@@ -140,8 +145,10 @@ async fn supervise(
     report: &mut Report,
     signals: AsyncFd<SignalFd>,
 ) -> Result<i32> {
-    let control = AsyncFd::with_interest(sandbox.control().as_raw_fd(), Interest::READABLE)
-        .context("cannot listen to the sandbox")?;
+    // SAFETY: the sandbox, which is borrowed for longer, keeps the descriptor open.
+    let control =
+        unsafe { AsyncFd::register_with_interest(sandbox.control().as_raw_fd(), Interest::READABLE) };
+    let control = control.map_err(std::io::Error::from).context("cannot listen to the sandbox")?;
     let mut requests = Requests::default();
     let mut command_lives = true;
     loop {
@@ -232,8 +239,4 @@ fn unique_name() -> Result<String> {
     let now =
         nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?;
     Ok(format!("run-{}-{:x}{:08x}", std::process::id(), now.tv_sec(), now.tv_nsec()))
-}
-
-fn pins(name: &str) -> PathBuf {
-    PathBuf::from(fence::BPFFS).join("nameward").join(name)
 }

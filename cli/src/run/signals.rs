@@ -3,6 +3,7 @@
 //! The terminal sends its signals to the whole process group, the command included: those are not passed on, and
 //! not counted while the command lives, or a shell inside would die of its second ctrl-C. Signals that somebody
 //! sends to us alone are passed on; a second SIGINT or SIGTERM kills (SEMANTICS X2).
+#![allow(unsafe_code, reason = "registering a descriptor with the runtime")]
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,10 @@ impl Signals {
 
     /// For waiting; inside a runtime.
     pub(crate) fn listen(self) -> Result<AsyncFd<SignalFd>> {
-        AsyncFd::new(self.descriptor).context("cannot watch signals")
+        // SAFETY: the descriptor is owned by what is registered, and nothing closes or replaces it.
+        unsafe { AsyncFd::register(self.descriptor) }
+            .map_err(std::io::Error::from)
+            .context("cannot watch signals")
     }
 }
 

@@ -1,0 +1,107 @@
+//! What became of DNS questions, from the resolver's tasks to the report.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nameward_resolver::decisions::{Decision, DecisionSink, Outcome};
+use tokio::sync::mpsc;
+
+use crate::report::{Fact, Subject, Verdict};
+
+/// Facts that wait for the report; more are only counted.
+const WAITING: usize = 4_096;
+
+/// Takes decisions.
+pub(super) struct Sink {
+    facts: mpsc::Sender<Fact>,
+    missed: Arc<AtomicU64>,
+}
+
+/// Gives facts.
+pub(super) struct Questions {
+    facts: mpsc::Receiver<Fact>,
+    missed: Arc<AtomicU64>,
+}
+
+/// Both ends.
+pub(super) fn channel() -> (Sink, Questions) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let missed = Arc::new(AtomicU64::new(0));
+    (Sink { facts: sender, missed: Arc::clone(&missed) }, Questions { facts: receiver, missed })
+}
+
+impl DecisionSink for Sink {
+    fn decided(&self, decision: Decision) {
+        if self.facts.try_send(fact(decision)).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Questions {
+    /// The next one. Waits for ever when there is no resolver any more.
+    pub(super) async fn next(&mut self) -> Fact {
+        match self.facts.recv().await {
+            Some(fact) => fact,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How many could not wait.
+    pub(super) fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+}
+
+fn fact(decision: Decision) -> Fact {
+    let subject = Subject::Question { name: decision.name.to_string() };
+    let (verdict, reason, policy) = match decision.outcome {
+        Outcome::Answered { would_filter: false, .. } => (Verdict::Pass, "name".to_owned(), None),
+        Outcome::Answered { would_filter: true, .. } => (Verdict::WouldDeny, "filtered".to_owned(), None),
+        Outcome::Denied { reason, detail } => (Verdict::Deny, reason.word().to_owned(), denier(&detail)),
+    };
+    Fact { subject, verdict, reason, policy }
+}
+
+/// The policy that denies the name, where one does; what no rule allows is nobody's.
+fn denier(detail: &str) -> Option<String> {
+    detail.split_once(" is denied by ").map(|(_, policy)| policy.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use nameward_resolver::decisions::Reason;
+
+    use super::*;
+
+    fn decision(outcome: Outcome) -> Decision {
+        Decision { endpoint: "sandbox".into(), name: "a.example".into(), record_type: 1, outcome }
+    }
+
+    // R6, X4
+    #[tokio::test]
+    async fn what_enforcement_would_filter_is_no_pass() {
+        let (sink, mut questions) = channel();
+        sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: true }));
+        sink.decided(decision(Outcome::Denied { reason: Reason::Filtered, detail: String::new() }));
+        assert_eq!(questions.next().await.verdict, Verdict::WouldDeny);
+        let denied = questions.next().await;
+        assert_eq!(
+            (denied.verdict, denied.reason.as_str(), denied.policy),
+            (Verdict::Deny, "filtered", None)
+        );
+        let detail = "nameward: a.example is denied by EgressPolicy ci/job".to_owned();
+        sink.decided(decision(Outcome::Denied { reason: Reason::Filtered, detail }));
+        assert_eq!(questions.next().await.policy.as_deref(), Some("EgressPolicy ci/job"));
+    }
+
+    // F3
+    #[test]
+    fn a_flood_of_questions_is_counted_not_kept() {
+        let (sink, questions) = channel();
+        for _ in 0..=WAITING {
+            sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: false }));
+        }
+        assert_eq!(questions.missed(), 1);
+    }
+}
