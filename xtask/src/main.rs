@@ -11,6 +11,7 @@ mod demo;
 mod licences;
 mod lint;
 mod setup;
+mod supervise;
 mod tally;
 mod test;
 mod words;

@@ -2,15 +2,22 @@
 //!
 //! Levels are `unit` (every crate's own tests and examples in documentation) and each test target of the
 //! `nameward-tests` package. As root nothing may be skipped; otherwise what needs root is skipped and counted.
+//! A level that does not end in time is killed with all that it started, what it left is removed, and the next runs.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 
 use crate::{
     command::{output, run},
     setup::{self, Stage},
-    tally::{self, Tally},
+    supervise::{self, Ended},
+    tally::{self, Report, Tally},
     workspace::Workspace,
 };
 
@@ -20,6 +27,8 @@ const PACKAGE: &str = "nameward-tests";
 const UNPRIVILEGED: [&str; 2] = [UNIT, "model"];
 /// A file to which skipped tests add their names, see `nameward_test_support::privileged`.
 const SKIPPED: &str = "NAMEWARD_SKIPPED";
+/// How long the removal of what a killed level left may take.
+const CLEAN_UP: Duration = Duration::from_secs(120);
 
 /// Which levels, and which tests of them.
 #[derive(Debug, clap::Args)]
@@ -33,6 +42,9 @@ pub(crate) struct Selection {
     /// Run these levels alone
     #[arg(long, value_name = "LEVEL")]
     only: Vec<String>,
+    /// How long a level may take, in minutes; then it is killed and has failed
+    #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    limit: u64,
     /// Only tests whose names contain this
     filter: Option<String>,
 }
@@ -46,9 +58,11 @@ pub(crate) fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
     let session = Session::new(workspace)?;
     let mut results = Vec::new();
     for level in chosen {
-        results.push((level, session.level(level, selection.filter.as_deref())?));
+        let started = Instant::now();
+        let report = session.level(level, selection)?;
+        results.push(LevelResult { level, report, took: started.elapsed() });
     }
-    report(&results)
+    tell(&results)
 }
 
 fn levels(workspace: &Workspace) -> Vec<String> {
@@ -88,30 +102,51 @@ impl<'a> Session<'a> {
         Ok(Self { workspace, root: setup::is_root(), programs: workspace.target().join("debug"), skipped })
     }
 
-    fn level(&self, level: &str, filter: Option<&str>) -> Result<Tally> {
+    fn level(&self, level: &str, selection: &Selection) -> Result<Report> {
         if !self.root && !UNPRIVILEGED.contains(&level) {
             return self.without_root(level);
         }
-        let mut tally = Tally::default();
+        let deadline = Instant::now() + Duration::from_secs(60 * selection.limit);
+        let mut report = Report::default();
         for target in targets(level) {
             let mut cargo = self.cargo(&target);
-            tally += tally::run(cargo.args(filter))?;
+            report += tally::run(cargo.args(&selection.filter), deadline)?;
+        }
+        if Instant::now() >= deadline {
+            self.clean_up();
         }
         let skipped = fs::read_to_string(&self.skipped)?.lines().count() as u64;
         fs::write(&self.skipped, "")?;
-        tally.passed = tally.passed.saturating_sub(skipped);
-        tally.skipped += skipped;
-        Ok(tally)
+        report.tally.passed = report.tally.passed.saturating_sub(skipped);
+        report.tally.skipped += skipped;
+        Ok(report)
     }
 
-    fn without_root(&self, level: &str) -> Result<Tally> {
+    /// Removes what a killed level left. The next levels' results say whether that was enough.
+    fn clean_up(&self) {
+        if !self.root {
+            return;
+        }
+        let mut program = Command::new(self.programs.join("clean-up"));
+        let deadline = Instant::now() + CLEAN_UP;
+        let outcome = supervise::run(program.env("NAMEWARD_BIN_DIR", &self.programs), deadline, |line| {
+            eprintln!("{}", String::from_utf8_lossy(line));
+            Ok(())
+        });
+        match outcome {
+            Ok(outcome) if matches!(outcome.ended, Ended::Itself(status) if status.success()) => {}
+            other => eprintln!("error: what the level left could not be removed: {other:?}"),
+        }
+    }
+
+    fn without_root(&self, level: &str) -> Result<Report> {
         eprintln!("{level} needs root: skipped");
-        let mut tally = Tally::default();
+        let mut report = Report::default();
         for target in targets(level) {
             let list = output(self.cargo(&target).args(["--", "--list"]))?;
-            tally.skipped += list.lines().filter(|line| line.ends_with(": test")).count() as u64;
+            report.tally.skipped += list.lines().filter(|line| line.ends_with(": test")).count() as u64;
         }
-        Ok(tally)
+        Ok(report)
     }
 
     fn cargo(&self, target: &[&str]) -> Command {
@@ -136,13 +171,26 @@ fn targets(level: &str) -> Vec<Vec<&str>> {
     if level == UNIT { vec![vec!["--lib", "--bins"], vec!["--doc"]] } else { vec![vec!["--test", level]] }
 }
 
-fn report(results: &[(&str, Tally)]) -> Result<()> {
-    let mut sum = Tally::default();
+/// What came of a level.
+struct LevelResult<'a> {
+    level: &'a str,
+    report: Report,
+    took: Duration,
+}
+
+fn tell(results: &[LevelResult<'_>]) -> Result<()> {
+    let (mut sum, mut took) = (Tally::default(), Duration::ZERO);
     println!();
-    for (level, tally) in results {
-        println!("{level:<10} {tally}");
-        sum += *tally;
+    for result in results {
+        println!("{:<10} {:>4} s  {}", result.level, result.took.as_secs(), result.report.tally);
+        for fault in &result.report.faults {
+            println!("{:<10} {fault}", "");
+        }
+        sum += result.report.tally;
+        took += result.took;
     }
+    println!("{:<10} {:>4} s", "all", took.as_secs());
+    // The last line is the sum alone, for programs that read it.
     println!("{sum}");
     match sum {
         Tally { failed: 0, passed: 0, .. } => bail!("no test was run"),
@@ -162,7 +210,7 @@ mod tests {
 
     fn selection(quick: bool, skip: &[&str], only: &[&str]) -> Selection {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        Selection { quick, skip: words(skip), only: words(only), filter: None }
+        Selection { quick, skip: words(skip), only: words(only), limit: 10, filter: None }
     }
 
     #[test]
