@@ -4,12 +4,13 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::{leftovers::fresh_name, wait::wait_until};
+use crate::leftovers::fresh_name;
 
 /// A cgroup whose members are killed, and which is removed with its children, when the guard is dropped.
 #[derive(Debug)]
@@ -64,10 +65,13 @@ pub(crate) fn mount() -> Option<PathBuf> {
 /// Kills the members of a cgroup of ours and removes it with its children.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.kill"), "1")?;
-    wait_until("the members of a cgroup end", Duration::from_secs(10), || {
-        let events = fs::read_to_string(path.join("cgroup.events")).ok()?;
-        events.contains("populated 0").then_some(())
-    });
+    let end = Instant::now() + Duration::from_secs(10);
+    while !fs::read_to_string(path.join("cgroup.events"))?.contains("populated 0") {
+        if Instant::now() > end {
+            return Err(io::Error::other("its members do not end"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
     remove_tree(path)
 }
 
@@ -81,7 +85,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged;
+    use crate::{privileged, wait_until};
 
     #[test]
     fn members_end_with_the_guard() {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, id},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -13,10 +14,13 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::cgroup;
+use crate::{bounded::output_within, cgroup};
 
 /// What all names begin with.
 pub(crate) const PREFIX: &str = "nwt";
+
+/// How long a removal may take.
+const LIMIT: Duration = Duration::from_secs(30);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -80,7 +84,7 @@ pub(crate) fn scratch_root() -> PathBuf {
 
 /// Ends what still runs in a namespace of ours, and removes it.
 pub(crate) fn remove_namespace(name: &str) {
-    let pids = Command::new("ip").args(["netns", "pids", name]).output();
+    let pids = output_within(Command::new("ip").args(["netns", "pids", name]), LIMIT);
     let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         // A thread of this very process may still be inside.
@@ -88,8 +92,8 @@ pub(crate) fn remove_namespace(name: &str) {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }
-    match Command::new("ip").args(["netns", "del", name]).status() {
-        Ok(status) if status.success() => {}
+    match output_within(Command::new("ip").args(["netns", "del", name]), LIMIT) {
+        Ok(output) if output.status.success() => {}
         other => {
             eprintln!("namespace {name} could not be removed ({other:?}); `ip netns del {name}` does it")
         }

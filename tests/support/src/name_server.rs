@@ -3,22 +3,13 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    path::PathBuf,
-    process::{Child, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::Result;
+use nix::sys::signal::Signal;
 
-use crate::{
-    leftovers::{fresh_name, scratch_root},
-    netns::Netns,
-    wait::wait_until,
-};
+use crate::{daemon::Daemon, leftovers::Scratch, netns::Netns};
 
 /// A question for the start of authority of the root: the answer shows that the server serves.
 const PROBE: &[u8] = b"\x4e\x57\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x06\x00\x01";
@@ -27,27 +18,19 @@ const PROBE: &[u8] = b"\x4e\x57\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\
 #[derive(Debug)]
 pub struct NameServer {
     addresses: Vec<SocketAddr>,
-    process: Child,
-    folder: PathBuf,
+    process: Daemon,
+    folder: Scratch,
 }
 
 impl NameServer {
     /// Serves `zone`, the text of a root zone, at these addresses of a namespace, and returns when it does.
     pub fn start(namespace: &Netns, addresses: &[SocketAddr], zone: &str) -> Result<Self> {
-        let folder = scratch_root().join(fresh_name("nsd"));
-        fs::create_dir(&folder)?;
-        fs::write(folder.join("root.zone"), zone)?;
-        fs::write(folder.join("nsd.conf"), configuration(&folder, addresses))?;
-        let log = fs::File::create(folder.join("nsd.log"))?;
-        let process = namespace
-            .command("nsd")
-            .arg("-d")
-            .arg("-c")
-            .arg(folder.join("nsd.conf"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("cannot start nsd; `cargo xtask setup` installs it")?;
+        let folder = Scratch::new("nsd")?;
+        folder.file("root.zone", zone)?;
+        let file = folder.file("nsd.conf", &configuration(folder.path(), addresses))?;
+        let mut nsd = namespace.command("nsd");
+        let process =
+            Daemon::start("nsd", nsd.arg("-d").arg("-c").arg(file), &folder.path().join("nsd.log"))?;
         let mut server = Self { addresses: addresses.to_vec(), process, folder };
         for address in addresses {
             server.wait(namespace, *address)?;
@@ -62,32 +45,17 @@ impl NameServer {
 
     /// Loads another zone; answers that are on their way are of the old one.
     pub fn replace_zone(&self, zone: &str) -> Result<()> {
-        fs::write(self.folder.join("root.zone"), zone)?;
-        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGHUP)?)
+        fs::write(self.folder.path().join("root.zone"), zone)?;
+        self.process.signal(Signal::SIGHUP)
     }
 
     fn wait(&mut self, namespace: &Netns, address: SocketAddr) -> Result<()> {
         let (bind, mut buffer) = (if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }, [0; 512]);
         let socket = namespace.run(|| UdpSocket::bind(bind))??;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let served = wait_until("nsd answers", Duration::from_secs(10), || {
-            if let Ok(Some(status)) = self.process.try_wait() {
-                return Some(Err(status));
-            }
-            socket.send_to(PROBE, address).ok()?;
-            socket.recv(&mut buffer).ok().map(Ok)
-        });
-        let Err(status) = served else { return Ok(()) };
-        bail!("nsd ended: {status}: {}", fs::read_to_string(self.folder.join("nsd.log"))?)
-    }
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        // nsd's parent ends its children on SIGTERM; the namespace's guard gets what would still be there.
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM).ok();
-        drop(self.process.wait());
-        drop(fs::remove_dir_all(&self.folder));
+        self.process.wait(Duration::from_secs(30), || {
+            socket.send_to(PROBE, address).is_ok() && socket.recv(&mut buffer).is_ok()
+        })
     }
 }
 

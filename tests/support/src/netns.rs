@@ -8,12 +8,19 @@ use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::leftovers::{fresh_name, remove_namespace};
+use crate::{
+    bounded::output_within,
+    leftovers::{fresh_name, remove_namespace},
+};
+
+/// How long a command that sets something up may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A namespace with its loopback up.
 #[derive(Debug)]
@@ -127,9 +134,8 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String> {
 }
 
 fn checked(command: &mut Command) -> Result<String> {
-    let Output { status, stdout, stderr } = command
-        .output()
-        .with_context(|| format!("cannot start {command:?}; `cargo xtask setup` installs it"))?;
+    let Output { status, stdout, stderr } =
+        output_within(command, LIMIT).with_context(|| format!("{command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}: {}", String::from_utf8_lossy(&stderr).trim());
     }

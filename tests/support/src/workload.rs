@@ -5,14 +5,19 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    bounded::output_within,
     leftovers::{fresh_name, scratch_root},
     netns::Netns,
 };
+
+/// How long a client may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One workload: 10.7.N.2 and 2001:db8:7:N::2, behind the host's interface `wN`.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ impl Workload {
 
     /// Runs a command that must succeed, and returns what it wrote.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let output = self.command(program).args(arguments).output()?;
+        let output = output_within(self.command(program).args(arguments), LIMIT)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             bail!("{program} {}: {}: {text}", arguments.join(" "), output.status);
