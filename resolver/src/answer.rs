@@ -1,8 +1,10 @@
 //! Making the message that a client gets from a checked answer: flags, TTLs, what was taken out and why.
 
+use std::{net::IpAddr, time::Duration};
+
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::check::Checked;
 use crate::wire::query::Query;
@@ -34,6 +36,16 @@ pub(crate) fn name_of(query: &Query<'_>) -> Option<Name> {
     let mut name = Name::from_labels(labels).ok()?.to_lowercase();
     name.set_fqdn(true);
     Some(name)
+}
+
+/// The addresses that an answer names, with their TTLs.
+pub(crate) fn addresses_of(checked: &Checked) -> Vec<(IpAddr, Duration)> {
+    let address = |record: &Record| match &record.data {
+        RData::A(address) => Some((address.0.into(), Duration::from_secs(u64::from(record.ttl)))),
+        RData::AAAA(address) => Some((address.0.into(), Duration::from_secs(u64::from(record.ttl)))),
+        _ => None,
+    };
+    checked.answers.iter().filter_map(address).collect()
 }
 
 /// Sets the TTLs of all records to what this client is given.

@@ -103,12 +103,12 @@ fn a_policy_that_only_denies_isolates() {
         return;
     }
     let lab = Lab::new();
-    let policy = "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {name: no, namespace: ci}\nspec:\n  \
+    let policy = "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {name: never, namespace: ci}\nspec:\n  \
                   podSelector: {matchLabels: {app: other}}\n  egress: []\n  deny:\n  - name: d\n    to: [{domainNames: [other.example]}]\n";
     let file = lab.file("deny.yaml", policy);
     lab.run(&["--policy", &file, "--", "curl", "-s", "http://203.0.113.99/"]).ended(7).told("no-match");
     // R2: the deny of a file wins over a flag.
     let said =
         lab.run(&["--policy", &file, "--allow", "*.example", "--", "curl", "-s", "http://other.example/"]);
-    said.ended(6).told("other.example").told("EgressPolicy ci/no");
+    said.ended(6).told("other.example").told("EgressPolicy ci/never");
 }

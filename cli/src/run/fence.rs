@@ -64,7 +64,6 @@ impl Fence {
     /// Attaches the programs, puts the rules into force and serves DNS. When it returns, nothing of the cgroup gets
     /// through that is not allowed.
     pub(crate) async fn raise(options: FenceOptions<'_>) -> Result<Self> {
-        kernel::ensure_mounted(Path::new(BPFFS))?;
         let settings = Settings { inbound: Inbound::None, ..Settings::default() };
         let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
         let cluster = ClusterRanges::default();

@@ -98,6 +98,26 @@ fn what_cannot_be_written_is_refused() {
     assert_eq!(entry(&endpoint, "198.51.100.7"), None);
 }
 
+// R6, G8
+#[test]
+fn in_audit_mode_a_name_without_rules_is_known_and_opens_nothing() {
+    let mut endpoint = endpoint();
+    let settings = Settings::default();
+    let audit = RuleSet::compile(
+        Isolation::Audit,
+        &[],
+        &settings,
+        &ClusterRanges::default(),
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    endpoint.apply(Arc::new(audit.unwrap()), NOW).unwrap();
+    endpoint.grant(&request("example.org", &["198.51.100.7"], 2), NOW).unwrap();
+    let address = "198.51.100.7".parse().unwrap();
+    assert_eq!(endpoint.last_name(address).unwrap().as_str(), "example.org");
+    let id = entry(&endpoint, "198.51.100.7").unwrap().admitted_id;
+    assert_eq!(endpoint.store.observed.admitted[&id].classes, [0, 0]);
+}
+
 #[test]
 fn stale_generations_foreign_names_and_limits_are_refused() {
     let mut endpoint = endpoint();

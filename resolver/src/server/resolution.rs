@@ -96,7 +96,9 @@ impl Resolution<'_> {
         for _ in 0..MOST_CHANGES {
             let rule = match verdict {
                 Verdict::Grant(rule) => rule,
-                Verdict::Pass { would_filter } => return self.pass(&cached, endpoint, would_filter),
+                Verdict::Pass { would_filter } => {
+                    return self.pass(&cached, endpoint, would_filter, deadline).await;
+                }
                 Verdict::Here { code, soa, error } => return Err(Failure::Here { code, soa, error }),
             };
             match self.grant(&cached, &endpoint, rule, deadline).await {
@@ -132,14 +134,29 @@ impl Resolution<'_> {
         shared.cache.ask(key, asking).await
     }
 
-    /// An answer that grants nothing is passed on as it is (A3).
-    fn pass(
+    /// An answer that grants nothing is passed on as it is (A3). In audit mode the enforcer learns the name all the
+    /// same, to tell it with packets (R6, G8); whatever it says, the workload loses nothing.
+    async fn pass(
         &self,
         cached: &CachedAnswer,
         endpoint: Arc<Endpoint>,
         would_filter: bool,
+        deadline: tokio::time::Instant,
     ) -> Result<Ready, Failure> {
         let mut checked = self.check(cached, None);
+        if would_filter {
+            let addresses = answer::addresses_of(&checked);
+            if !addresses.is_empty()
+                && let Err(refused) =
+                    self.request(&checked, &endpoint, Duration::ZERO, &addresses, deadline).await
+            {
+                tracing::debug!(
+                    name = &*self.waiting.text,
+                    ?refused,
+                    "packets will not be told with this name"
+                );
+            }
+        }
         answer::clamp(&mut checked, TtlBounds { least: 0, most: u32::MAX }, cached.age(Instant::now()));
         self.answered(&endpoint, Vec::new(), would_filter);
         let bytes = self.build(checked, cached)?;
@@ -190,7 +207,7 @@ impl Resolution<'_> {
         let now = Instant::now();
         let until = match endpoint.granted.covers(&self.waiting.text, &addresses, now) {
             Some(until) => until,
-            None => match self.request(checked, endpoint, rule, &addresses, deadline).await {
+            None => match self.request(checked, endpoint, rule.grace, &addresses, deadline).await {
                 Ok(granted) => {
                     let now = Instant::now();
                     endpoint.granted.record(&self.waiting.text, &addresses, now, granted.usable_for);
@@ -210,7 +227,7 @@ impl Resolution<'_> {
         &self,
         checked: &Checked,
         endpoint: &Endpoint,
-        rule: NameRule,
+        grace: Duration,
         addresses: &[(IpAddr, Duration)],
         deadline: tokio::time::Instant,
     ) -> Result<Granted, Option<Refused>> {
@@ -221,7 +238,7 @@ impl Resolution<'_> {
             name: self.waiting.text.clone(),
             chain: checked.chain.iter().map(text_of).collect(),
             addresses: addresses.to_vec(),
-            grace: rule.grace,
+            grace,
         };
         let granting = self.server.0.grantor.grant(request);
         timeout_at(deadline, granting).await.map_err(|_| None)?.map_err(Some)
