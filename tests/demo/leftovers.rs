@@ -1,12 +1,14 @@
 //! What a killed demo leaves: pins and the namespace of its DNS link, both named after its process.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
-use nameward_test_support::{program, remove_leftovers};
+use nameward_test_support::{output_within, program, remove_leftovers};
 
 /// What names of enforcer instances begin with; the number of the demo's process follows.
 pub(crate) const INSTANCE: &str = "nwd";
+/// How long the enforcer may take to remove an instance.
+const REMOVAL: Duration = Duration::from_secs(30);
 const PLACES: [&str; 2] = ["/sys/fs/bpf/nameward", "/run/nameward"];
 
 /// Removes what dead demos and tests left; namespaces first, with what still runs in them.
@@ -21,7 +23,7 @@ pub(crate) fn remove() -> Result<()> {
 
 /// Lets the enforcer take everything of an instance away.
 pub(crate) fn remove_instance(enforcer: &mut Command, instance: &str) -> Result<()> {
-    let output = enforcer.args(["--remove", "--instance", instance]).output()?;
+    let output = output_within(enforcer.args(["--remove", "--instance", instance]), REMOVAL)?;
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "nameward-enforcer --remove --instance {instance}: {said}");
     let folder = Path::new("/run/nameward").join(instance);

@@ -32,6 +32,7 @@ fn play() -> anyhow::Result<()> {
     stop::watch()?;
     anyhow::ensure!(nameward_test_support::privileged(), "the demo cannot run here, see above");
     leftovers::remove()?;
+    println!("building a small internet, a host and two workloads; starting resolver and enforcer ...");
     let mut world = world::World::new()?;
     story::tell(&mut world).inspect_err(|_| {
         if !stop::was_asked() {

@@ -1,6 +1,6 @@
 //! The two processes of a host, started as in production, in the host's namespace.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 use nameward_test_support::{Daemon, Netns, Scratch, program};
@@ -24,24 +24,39 @@ impl Processes {
         Self { instance, host: format!("--net={}", host.path().display()), running: Vec::new() }
     }
 
-    /// Starts both and waits for the enforcer's REST.
+    /// Starts both and waits for the resolver's feed and the enforcer's REST.
     pub(crate) fn start(&mut self, folder: &Scratch, config: &Path, upstream: &str) -> Result<()> {
-        let feed = format!("unix:{}", folder.path().join("feed").display());
-        let socket = folder.path().join("api.sock");
-        let api = format!("unix:{}", socket.display());
-        let state = folder.path().join("state");
-        let log = |name: &str| folder.path().join(format!("{name}.log"));
+        let path = |name: &str| folder.path().join(name);
+        let (feed, socket) = (path("feed"), path("api.sock"));
+        let unix = |path: &Path| format!("unix:{}", path.display());
         let mut resolver = self.inside("nameward-resolver")?;
-        resolver.args(["--feed", &feed, "--upstream", upstream]);
-        self.running.push(Daemon::start("nameward-resolver", &mut resolver, &log("resolver"))?);
+        resolver.args(["--feed", &unix(&feed), "--upstream", upstream]);
+        self.begin("nameward-resolver", &mut resolver, &path("resolver.log"), || {
+            fs::read_dir(&feed).is_ok_and(|mut entries| entries.next().is_some())
+        })?;
         let mut enforcer = self.inside("nameward-enforcer")?;
-        enforcer.args(["--feed", &feed, "--api", &api, "--instance", &self.instance, "--config"]).arg(config);
-        enforcer.arg("--state").arg(state);
-        drop(std::fs::remove_file(&socket));
-        let mut enforcer = Daemon::start("nameward-enforcer", &mut enforcer, &log("enforcer"))?;
-        enforcer.wait(READY, || socket.exists())?;
-        self.running.push(enforcer);
+        enforcer.args(["--feed", &unix(&feed), "--api", &unix(&socket), "--instance", &self.instance]);
+        enforcer.arg("--config").arg(config).arg("--state").arg(path("state"));
+        drop(fs::remove_file(&socket));
+        self.begin("nameward-enforcer", &mut enforcer, &path("enforcer.log"), || socket.exists())
+    }
+
+    fn begin(
+        &mut self,
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        ready: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let mut process = Daemon::start(name, command, log)?;
+        process.wait(READY, ready)?;
+        self.running.push(process);
         Ok(())
+    }
+
+    /// Fails with its log when one of them has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.running.iter_mut().try_for_each(Daemon::check)
     }
 
     /// Ends both with SIGTERM, the enforcer first; what is in the kernel stays.
@@ -52,7 +67,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Process numbers.
+    /// Process numbers of resolver and enforcer.
     pub(crate) fn ids(&self) -> Vec<u32> {
         self.running.iter().map(Daemon::id).collect()
     }

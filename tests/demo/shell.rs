@@ -1,18 +1,24 @@
 //! Runs a real client inside a workload and shows what was typed and what came out.
 
-use std::process::Stdio;
+use std::{
+    process::{Child, Command},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use nameward_test_support::Workload;
+use nameward_test_support::{Workload, finish, start};
 
 use crate::stop;
+
+/// How long a client may take; each is told to give up earlier.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a command said.
 #[derive(Debug)]
 pub(crate) struct Said {
     /// Whether it succeeded.
     pub(crate) success: bool,
-    /// Both outputs, without empty lines.
+    /// Both outputs, without empty lines and what only repeats the question.
     pub(crate) lines: Vec<String>,
 }
 
@@ -20,34 +26,53 @@ pub(crate) struct Said {
 pub(crate) fn try_in(name: &str, workload: &Workload, line: &str) -> Result<Said> {
     println!("   {name} $ {line}");
     let said = quietly(workload, line)?;
-    for line in &said.lines {
-        println!("      {line}");
-    }
+    said.show();
     Ok(said)
 }
 
 /// The same without showing it.
 pub(crate) fn quietly(workload: &Workload, line: &str) -> Result<Said> {
-    stop::check()?;
-    let mut words = line.split_whitespace();
-    let program = words.next().context("an empty command")?;
-    let mut command = workload.command(program);
-    let child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let child = begin(workload, line)?;
     stop::current(child.id());
-    let output = child.wait_with_output();
+    let said = end(child, line);
     stop::current(0);
     stop::check()?;
-    let output = output?;
+    said
+}
+
+/// Starts a command whose end is asked for later, by [`end`].
+pub(crate) fn begin(workload: &Workload, line: &str) -> Result<Child> {
+    stop::check()?;
+    let mut words = line.split_whitespace();
+    let mut command: Command = workload.command(words.next().context("an empty command")?);
+    start(command.args(words))
+}
+
+/// Waits for the end of a command.
+pub(crate) fn end(child: Child, line: &str) -> Result<Said> {
+    let output = finish(child, LIMIT).with_context(|| line.to_owned())?;
     let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let interesting = |line: &&str| if program == "kdig" { tells(line) } else { !line.is_empty() };
-    let lines = text.lines().filter(interesting).map(str::to_owned).collect();
+    let text = String::from_utf8_lossy(&text);
+    let lines =
+        text.lines().filter_map(|text| if line.starts_with("kdig") { telling(text) } else { Some(text) });
+    let lines = lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     Ok(Said { success: output.status.success(), lines })
 }
 
-/// Lines of kdig with a status, a record, an error.
-fn tells(line: &str) -> bool {
-    let noise =
-        line.is_empty() || (line.starts_with(";;") && !line.contains("WARNING") && !line.contains("ERROR"));
-    line.contains("status: ") || line.contains("EDE") || !noise
+impl Said {
+    /// Shows what was said.
+    pub(crate) fn show(&self) {
+        for line in &self.lines {
+            println!("      {line}");
+        }
+    }
+}
+
+/// The part of a line of kdig's that tells something: the status, records, errors, Extended DNS Errors.
+fn telling(line: &str) -> Option<&str> {
+    if let Some((_, status)) = line.split_once("opcode: QUERY; ") {
+        return status.split(';').next();
+    }
+    let Some(comment) = line.strip_prefix(";; ") else { return Some(line) };
+    ["WARNING", "ERROR", "EDE"].iter().any(|word| comment.starts_with(word)).then_some(comment)
 }

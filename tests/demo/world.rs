@@ -3,13 +3,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use nameward_test_support::{Netns, Scratch, SmallInternet, Workload, wait_until};
+use nameward_test_support::{Netns, Scratch, SmallInternet, Workload};
 
-use crate::{processes::Processes, rest::Rest};
+use crate::{processes::Processes, rest::Rest, stop};
 
 /// Endpoints and policies, as `nameward-enforcer --config` reads them.
 const CONFIG: &str = include_str!("host.yaml");
 const ZONE: &str = include_str!("internet.zone");
+/// How long the enforcer may take to put rules into the kernel.
+const READY: Duration = Duration::from_secs(30);
 const UPSTREAM: &str = "198.51.100.53:53";
 
 /// One of the two workloads.
@@ -61,12 +63,14 @@ impl World {
     /// Starts resolver and enforcer, and waits until both workloads have their rules.
     pub(crate) fn start(&mut self) -> Result<()> {
         self.processes.start(&self.folder, &self.config, UPSTREAM)?;
-        wait_until("both workloads have rules", Duration::from_secs(30), || {
-            let endpoints = self.rest.items("/v1/endpoints").ok()?;
+        let (processes, rest) = (&mut self.processes, &self.rest);
+        stop::wait_until("both workloads have rules", READY, || {
+            processes.check()?;
+            let endpoints = rest.items("/v1/endpoints").unwrap_or_default();
             let ready = |endpoint: &serde_json::Value| endpoint["generation"].as_u64() > Some(0);
-            (endpoints.len() == 2 && endpoints.iter().all(ready)).then_some(())
-        });
-        Ok(())
+            Ok((endpoints.len() == 2 && endpoints.iter().all(ready)).then_some(()))
+        })
+        .with_context(|| self.processes.logs())
     }
 
     /// The host's namespace.

@@ -40,15 +40,21 @@ impl Daemon {
     pub fn wait(&mut self, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
         let end = Instant::now() + deadline;
         while !ready() {
-            if let Some(status) = self.process.try_wait()? {
-                bail!("{} ended: {status}:\n{}", self.name, self.log());
-            }
+            self.check()?;
             if Instant::now() > end {
                 bail!("{} is not ready after {deadline:?}:\n{}", self.name, self.log());
             }
             std::thread::sleep(STEP);
         }
         Ok(())
+    }
+
+    /// Fails when it has ended, with what it wrote.
+    pub fn check(&mut self) -> Result<()> {
+        match self.process.try_wait()? {
+            Some(status) => bail!("{} ended: {status}:\n{}", self.name, self.log()),
+            None => Ok(()),
+        }
     }
 
     /// What it wrote so far.

@@ -107,7 +107,7 @@ fn abandoned(folder: &Path) -> Vec<String> {
 }
 
 fn is_abandoned(name: &str) -> bool {
-    let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('x').next());
+    let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split(['x', '-']).next());
     let process = process.and_then(|process| process.parse::<u32>().ok());
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
@@ -121,6 +121,7 @@ mod tests {
         assert!(!is_abandoned(&fresh_name("x")));
         assert!(is_abandoned("nwt4999999x0tx"));
         assert!(is_abandoned("nwt4999999x0h"));
+        assert!(is_abandoned("nwt4999999-endpoint"), "a name that a crate's own test makes");
         for foreign in ["nwt", "nwtx1", "cni-4999999x0", "nwt12a4999999x0"] {
             assert!(!is_abandoned(foreign), "{foreign}");
         }

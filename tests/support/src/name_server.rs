@@ -68,8 +68,8 @@ fn configuration(folder: &std::path::Path, addresses: &[SocketAddr]) -> String {
     // rrl-ratelimit: one client asking much is what tests do, not an attack.
     format!(
         "server:\n{listen}  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{folder}\"\n  database: \"\"\n  \
-         pidfile: \"\"\n  xfrdfile: \"{folder}/xfrd.state\"\n  zonelistfile: \"{folder}/zone.list\"\n  \
-         cookie-secret-file: \"{folder}/cookies\"\n  server-count: 1\n  rrl-ratelimit: 0\n\
+         pidfile: \"\"\n  xfrdir: \"{folder}\"\n  xfrdfile: \"{folder}/xfrd.state\"\n  \
+         zonelistfile: \"{folder}/zone.list\"\n  cookie-secret-file: \"{folder}/cookies\"\n  server-count: 1\n  rrl-ratelimit: 0\n\
          remote-control:\n  control-enable: no\n\
          zone:\n  name: \".\"\n  zonefile: root.zone\n"
     )
