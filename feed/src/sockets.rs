@@ -135,7 +135,7 @@ struct Part {
 fn receive_raw(
     stream: &UnixStream,
     text: &mut [u8],
-    control: &mut Vec<u8>,
+    control: &mut [u8],
 ) -> Result<(usize, Vec<OwnedFd>), HandOverError> {
     let system = |source| HandOverError::System { operation: "receive", source };
     let mut buffers = [IoSliceMut::new(text)];

@@ -113,7 +113,7 @@ impl Walk<'_> {
         let dname = self.message.answers.iter().find_map(|record| {
             let target = dname_target(record)?;
             let below = record.name != *current && record.name.zone_of(current);
-            below.then(|| (record, target))
+            below.then_some((record, target))
         });
         if let Some((record, target)) = dname {
             if !self.checked.answers.contains(record) {

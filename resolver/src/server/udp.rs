@@ -16,7 +16,7 @@ use nix::{
         setsockopt, sockopt,
     },
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
 
 use super::{
     Meaning, Server,
@@ -39,7 +39,7 @@ pub(super) struct Listener {
 
 /// A socket that answers from the address that was asked.
 struct Socket {
-    fd: AsyncFd<UdpSocket>,
+    udp: tokio::net::UdpSocket,
     /// Bound to all addresses: the kernel has to say which one was meant, and be told again.
     wildcard: bool,
 }
@@ -67,29 +67,26 @@ impl Listener {
         } else if wildcard {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
-        let fd = AsyncFd::new(socket)?;
-        Ok(Self { server, socket: Arc::new(Socket { fd, wildcard }), meaning })
+        let udp = tokio::net::UdpSocket::from_std(socket)?;
+        Ok(Self { server, socket: Arc::new(Socket { udp, wildcard }), meaning })
     }
 
     /// Never ends by itself.
     pub(super) async fn run(self) {
         let mut buffer = vec![0; BATCH * LONGEST_QUERY];
         loop {
-            let mut ready = match self.socket.fd.readable().await {
-                Ok(ready) => ready,
-                Err(error) => {
-                    return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
-                }
-            };
+            let udp = &self.socket.udp;
+            if let Err(error) = udp.readable().await {
+                return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
+            }
             for _ in 0..IN_A_ROW {
-                match ready.try_io(|_| self.take_batch(&mut buffer)) {
-                    Ok(Ok(())) => {}
+                match udp.try_io(Interest::READABLE, || self.take_batch(&mut buffer)) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier answer; nobody waits for it.
-                    Ok(Err(error)) => tracing::debug!(%error, local = %self.meaning.local, "DNS socket"),
-                    Err(_would_block) => break,
+                    Err(error) => tracing::debug!(%error, local = %self.meaning.local, "DNS socket"),
                 }
             }
-            drop(ready);
             tokio::task::yield_now().await;
         }
     }
@@ -100,7 +97,7 @@ impl Listener {
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, control);
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             buffer.chunks_mut(LONGEST_QUERY).map(|chunk| [IoSliceMut::new(chunk)]).collect();
-        let fd = self.socket.fd.get_ref().as_raw_fd();
+        let fd = self.socket.udp.as_raw_fd();
         let received = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         let mut answer = Vec::new();
         for datagram in received {
@@ -146,9 +143,8 @@ impl Listener {
 
 impl Socket {
     fn send(&self, answer: &[u8], path: Path) -> io::Result<()> {
-        let socket = self.fd.get_ref();
         let slices = [io::IoSlice::new(answer)];
-        let raw = socket.as_raw_fd();
+        let raw = self.udp.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT;
         let sent = match &path.from {
             From::Bound => sendmsg(raw, &slices, &[], flags, Some(&path.to)),
@@ -170,7 +166,7 @@ impl Socket {
     }
 
     async fn send_when_possible(&self, server: &Server, answer: &[u8], path: Path) {
-        let sent = self.fd.async_io(tokio::io::Interest::WRITABLE, |_| self.send(answer, path)).await;
+        let sent = self.udp.async_io(Interest::WRITABLE, || self.send(answer, path)).await;
         if let Err(error) = sent {
             server.0.counters.unsent.count();
             tracing::debug!(%error, "an answer could not be sent");

@@ -134,13 +134,12 @@ fn mix_case(name: &mut [u8], random: &mut impl RngExt) {
     let mut at = 0;
     let mut first = None;
     while let Some(length @ 1..) = name.get(at).copied() {
-        for position in at + 1..at + 1 + usize::from(length) {
-            if name[position].is_ascii_lowercase() {
-                first = first.or(Some(position));
-                if random.random() {
-                    name[position] = name[position].to_ascii_uppercase();
-                    upper = true;
-                }
+        let label = name.iter_mut().enumerate().skip(at + 1).take(usize::from(length));
+        for (position, letter) in label.filter(|(_, letter)| letter.is_ascii_lowercase()) {
+            first = first.or(Some(position));
+            if random.random() {
+                letter.make_ascii_uppercase();
+                upper = true;
             }
         }
         at += 1 + usize::from(length);
