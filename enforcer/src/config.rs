@@ -134,11 +134,11 @@ impl Config {
             if self.is_allowed(&attachment) {
                 continue;
             }
-            match kernel::refuse_host(&attachment) {
-                Err(error @ (KernelError::DefaultRoute { .. } | KernelError::RootCgroup { .. })) => {
-                    mistakes.push(self.mistake(endpoint, &error));
-                }
-                Ok(()) | Err(_) => {}
+            // What else may be wrong with a place may be right tomorrow; the guardian tries again.
+            if let Err(error @ (KernelError::DefaultRoute { .. } | KernelError::RootCgroup { .. })) =
+                kernel::refuse_host(&attachment)
+            {
+                mistakes.push(self.mistake(endpoint, &error));
             }
         }
         if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Endpoints(mistakes)) }

@@ -77,8 +77,8 @@ pub enum EnforcerError {
     Endpoint {
         /// Which.
         uid: Arc<str>,
-        /// Cause.
-        source: EndpointError,
+        /// Cause; boxed, because it is the largest of all.
+        source: Box<EndpointError>,
     },
     /// Sockets or files.
     #[error("cannot {operation} for endpoint {uid}")]
@@ -193,8 +193,10 @@ impl Enforcer {
             let guarded = self.guarded(uid)?;
             let Some(mut endpoint) = guarded.current() else { continue };
             let applied = endpoint.apply(rules, now());
-            return applied
-                .map_err(|source| EnforcerError::Endpoint { uid: guarded.config.uid.clone(), source });
+            return applied.map_err(|source| EnforcerError::Endpoint {
+                uid: guarded.config.uid.clone(),
+                source: Box::new(source),
+            });
         }
     }
 

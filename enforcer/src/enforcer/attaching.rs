@@ -133,7 +133,7 @@ impl Enforcer {
             Attachment::Interface { .. } | Attachment::Cgroup { .. } => 0,
         };
         Endpoint::new(store, config.settings.limits, journal, &known, link_flags)
-            .map_err(|source| EnforcerError::Endpoint { uid: config.uid.clone(), source })
+            .map_err(|source| EnforcerError::Endpoint { uid: config.uid.clone(), source: Box::new(source) })
     }
 
     fn open_journal(&self, uid: &Arc<str>) -> Result<(Option<Journal>, Vec<Entry>), EnforcerError> {

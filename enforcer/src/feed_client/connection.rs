@@ -49,10 +49,13 @@ pub(super) enum ConnectionError {
     Version { theirs: u32 },
 }
 
+/// Who waits for a resolver to have heard that an endpoint's generation counts no more.
+type Revocations = HashMap<(String, u32), Vec<oneshot::Sender<()>>>;
+
 pub(super) struct Connection {
     say: mpsc::UnboundedSender<FromEnforcer>,
     heard: Mutex<Option<Instant>>,
-    revocations: Mutex<HashMap<(String, u32), Vec<oneshot::Sender<()>>>>,
+    revocations: Mutex<Revocations>,
     end: Notify,
 }
 

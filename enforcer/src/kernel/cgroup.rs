@@ -244,7 +244,7 @@ struct Hook<'a> {
 impl Hook<'_> {
     fn failed(&self, operation: &'static str, source: ProgramError) -> KernelError {
         let target = format!("at cgroup {}", self.path.display());
-        KernelError::Program { operation, program: self.name.into(), target, source }
+        KernelError::Program { operation, program: self.name.into(), target, source: source.into() }
     }
 
     fn load(&self, program: &mut Program) -> Result<(), KernelError> {

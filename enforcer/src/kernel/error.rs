@@ -64,8 +64,8 @@ pub enum KernelError {
         program: String,
         /// Where.
         target: String,
-        /// Cause.
-        source: aya::programs::ProgramError,
+        /// Cause; boxed, because it is the largest of all.
+        source: Box<aya::programs::ProgramError>,
     },
     /// A link could not be pinned, opened or replaced.
     #[error("cannot {operation} link {path}")]

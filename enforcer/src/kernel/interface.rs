@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -64,7 +64,7 @@ pub fn attached_programs(interface: &str) -> Result<[Vec<AttachedProgram>; 2], K
                 operation: "list",
                 program: "order".into(),
                 target: format!("at interface {interface}"),
-                source,
+                source: source.into(),
             })?;
         Ok(programs
             .into_iter()
@@ -165,11 +165,11 @@ pub(super) fn attach_one(
     links: Links,
 ) -> Result<(), KernelError> {
     let failed = |operation| {
-        move |source| KernelError::Program {
+        move |source: ProgramError| KernelError::Program {
             operation,
             program: program.into(),
             target: format!("at interface {interface}"),
-            source,
+            source: source.into(),
         }
     };
     let classifier: &mut SchedClassifier = ebpf

@@ -1,6 +1,6 @@
 //! The resolver's end of the feed: a unix socket in the folder where enforcers look, one stream for each of them.
 //!
-//! Gives the endpoints that enforcers announce to [`Endpoints`], their DNS sockets to a [`SocketTaker`], and is
+//! Gives the endpoints that enforcers announce to [`Endpoints`](crate::endpoints::Endpoints), their DNS sockets to a [`SocketTaker`], and is
 //! the [`Grantor`](crate::grants::Grantor) that asks them ([`Enforcers`]). An enforcer that is away keeps its
 //! endpoints; its next snapshot replaces them. What a query means is not known here.
 
