@@ -36,7 +36,7 @@ pub(crate) fn for_sandbox(resolv_conf: &str, servers: &[SocketAddr]) -> String {
     let mut text = String::new();
     for server in servers {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "nameserver {}", server.ip());
+        writeln!(text, "nameserver {}", server.ip()).ok();
     }
     for line in resolv_conf.lines() {
         if matches!(line.split_whitespace().next(), Some("search" | "domain" | "options" | "sortlist")) {

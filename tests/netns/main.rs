@@ -1,5 +1,6 @@
 //! The enforcer on the real kernel: every test has its own network namespaces, instance of pins and DNS link, and
 //! runs beside the others.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attach;
 mod dns;

@@ -1,5 +1,6 @@
 //! `nameward-resolver` as a process: with a file of endpoints (S2), with a scripted enforcer at its feed, and with
 //! `nameward-enforcer` on real workloads (S4).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod client;
 mod enforcer;

@@ -122,20 +122,21 @@ struct LearnedRule {
 fn document(text: &mut String, number: usize, rules: &[LearnedRule]) {
     let suffix = if number > 1 { format!("-{number}") } else { String::new() };
     // Writing to a String cannot fail.
-    let _ = writeln!(
+    writeln!(
         text,
         "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata:\n  name: learned{suffix}\n  \
          namespace: default\nspec:\n  podSelector: {{}}"
-    );
+    )
+    .ok();
     text.push_str(if rules.is_empty() { "  egress: []\n" } else { "  egress:\n" });
     for (index, rule) in rules.iter().enumerate() {
-        let _ = writeln!(text, "  - name: rule-{}\n    to:", index + 1);
+        writeln!(text, "  - name: rule-{}\n    to:", index + 1).ok();
         for peer in &rule.peers {
-            let _ = writeln!(text, "    - {peer}");
+            writeln!(text, "    - {peer}").ok();
         }
-        let _ = writeln!(text, "    ports:");
+        writeln!(text, "    ports:").ok();
         for port in &rule.ports {
-            let _ = writeln!(text, "    - {port}");
+            writeln!(text, "    - {port}").ok();
         }
     }
 }
