@@ -201,9 +201,12 @@ fn begins(reason: Reason) -> bool {
     matches!(reason, Reason::Name | Reason::Cidr | Reason::Cluster | Reason::Reply | Reason::NotIsolated)
 }
 
+/// An event's reason, verdict and direction.
+type Told = (u8, u8, u8);
+
 /// Runs the case of a reason, and returns action, how the reason was counted, and what was told.
 #[track_caller]
-fn outcome(reason: Reason, of: Family, mode: Option<(Mode, u64)>) -> Option<(i32, u64, Vec<(u8, u8, u8)>)> {
+fn outcome(reason: Reason, of: Family, mode: Option<(Mode, u64)>) -> Option<(i32, u64, Vec<Told>)> {
     let case = case(reason, of)?;
     let mut lab = Lab::sized(if reason == Reason::FlowsFull { 2 } else { 64 });
     (case.prepare)(&mut lab);
