@@ -23,6 +23,8 @@ use crate::command::show;
 const MARK: &str = "NAMEWARD_XTASK_RUN";
 /// How often it is looked whether a program that writes nothing has ended.
 const STEP: Duration = Duration::from_millis(100);
+/// How often nobody must be found: who replaces its program just now shows no environment.
+const LOOKS: u32 = 3;
 /// What a program started may take this long to end after it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -120,9 +122,11 @@ impl Run {
     fn end(&self, patience: Duration) -> Result<Vec<String>> {
         let asked = Instant::now();
         let mut killed: Vec<String> = Vec::new();
+        let mut empty = 0;
         loop {
             let members = self.members();
-            if members.is_empty() {
+            empty = if members.is_empty() { empty + 1 } else { 0 };
+            if empty == LOOKS {
                 return Ok(killed);
             }
             if asked.elapsed() >= patience {
@@ -134,7 +138,11 @@ impl Run {
                 killed.sort();
                 killed.dedup();
             }
-            anyhow::ensure!(asked.elapsed() < patience + PATIENCE, "cannot be killed: {}", killed.join(", "));
+            anyhow::ensure!(
+                empty > 0 || asked.elapsed() < patience + PATIENCE,
+                "cannot be killed: {}",
+                killed.join(", ")
+            );
             thread::sleep(STEP);
         }
     }
