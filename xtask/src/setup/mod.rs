@@ -5,6 +5,7 @@
 
 pub(crate) mod linker;
 mod mounts;
+mod old_kernel;
 mod packages;
 mod toolchain;
 
@@ -36,6 +37,9 @@ pub(crate) fn prepare(workspace: &Workspace, stage: Stage) -> Result<()> {
     packages::prepare(stage)?;
     if stage >= Stage::Demo {
         mounts::prepare()?;
+    }
+    if stage >= Stage::Test {
+        old_kernel::prepare()?;
     }
     Ok(())
 }
