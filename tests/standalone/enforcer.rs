@@ -90,13 +90,15 @@ impl Enforcer {
 
     /// The next message that is neither greeting nor heartbeat.
     pub(crate) async fn hear(&mut self) -> from_resolver::Message {
-        loop {
-            let next = tokio::time::timeout(WAIT, self.stream.message()).await.unwrap().unwrap().unwrap();
-            match next.message.unwrap() {
-                from_resolver::Message::Heartbeat(_) | from_resolver::Message::Welcome(_) => {}
-                message => return message,
+        let heard = async {
+            loop {
+                match self.stream.message().await.unwrap().unwrap().message.unwrap() {
+                    from_resolver::Message::Heartbeat(_) | from_resolver::Message::Welcome(_) => {}
+                    message => return message,
+                }
             }
-        }
+        };
+        tokio::time::timeout(WAIT, heard).await.expect("the resolver says nothing but heartbeats")
     }
 
     /// The next grant, which must be for this name.
@@ -114,13 +116,16 @@ impl Enforcer {
 
     /// The status that the stream ends with.
     pub(crate) async fn end(mut self) -> Status {
-        loop {
-            match tokio::time::timeout(WAIT, self.stream.message()).await.unwrap() {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("ended without a word"),
-                Err(status) => return status,
+        let ended = async {
+            loop {
+                match self.stream.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("ended without a word"),
+                    Err(status) => return status,
+                }
             }
-        }
+        };
+        tokio::time::timeout(WAIT, ended).await.expect("the stream does not end")
     }
 }
 
