@@ -88,7 +88,8 @@ fn judge_egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
 /// layers: a packet for one host in a frame for all would reach all.
 #[inline(always)]
 fn goes_astray(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> bool {
-    let gateway = endpoint.config.gateway_mac;
+    let Some(config) = endpoint.config() else { return true };
+    let gateway = config.gateway_mac;
     if gateway == [0; 6] {
         return false;
     }
@@ -150,9 +151,24 @@ pub fn not_ip(skb: Skb, endpoint: &Endpoint, packet: &mut Packet, direction: Dir
 }
 
 /// Known flow, else rules.
-#[inline(never)]
+#[inline(always)]
 fn judge_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    packet.forget();
+    Reason::from_number(nameward_judge_flow(endpoint, packet) as u8).unwrap_or(Reason::Malformed)
+}
+
+/// See [`judge_flow`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_judge_flow(endpoint: *const Endpoint, packet: *mut Packet) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(endpoint), Some(packet)) = (unsafe { (endpoint.as_ref(), packet.as_mut()) }) else {
+        return Reason::Malformed as u64;
+    };
+    flow_or_rules(endpoint, packet) as u64
+}
+
+#[inline(always)]
+fn flow_or_rules(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     let mut key = FlowKey::default();
     let flow = flows::find_packet(endpoint, packet, &mut key, Direction::Egress);
     let mut question = question_of(packet);
@@ -265,9 +281,24 @@ fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Questi
 }
 
 /// Known flow, else what `inbound` says (G9).
-#[inline(never)]
+#[inline(always)]
 fn judge_inbound_flow(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    packet.forget();
+    Reason::from_number(nameward_judge_inbound(endpoint, packet) as u8).unwrap_or(Reason::Malformed)
+}
+
+/// See [`judge_inbound_flow`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_judge_inbound(endpoint: *const Endpoint, packet: *mut Packet) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(endpoint), Some(packet)) = (unsafe { (endpoint.as_ref(), packet.as_mut()) }) else {
+        return Reason::Malformed as u64;
+    };
+    flow_or_inbound(endpoint, packet) as u64
+}
+
+#[inline(always)]
+fn flow_or_inbound(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     let mut key = FlowKey::default();
     let flow = flows::find_packet(endpoint, packet, &mut key, Direction::Ingress);
     if !flow.is_null() && !packet.is_plain_icmp() {
@@ -338,9 +369,10 @@ fn is_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
     if packet.destination_port == DNS {
         return true;
     }
+    let Some(config) = endpoint.config() else { return true };
     let mut index = 0;
     while index < TRUSTED_SERVERS {
-        let server = &endpoint.config.dns.trusted[index];
+        let server = &config.dns.trusted[index];
         if server.port == packet.destination_port && words(&server.address) == words(&packet.destination) {
             return true;
         }
@@ -362,7 +394,10 @@ fn judge_dns(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if packet.fragment != fragment::NONE {
         return Reason::Fragment;
     }
-    if everybody || endpoint.is_cgroup() || endpoint.config.dns.link_ifindex == 0 {
+    if everybody
+        || endpoint.is_cgroup()
+        || endpoint.config().is_none_or(|config| config.dns.link_ifindex == 0)
+    {
         return Reason::DnsElsewhere;
     }
     Reason::Dns
@@ -371,7 +406,8 @@ fn judge_dns(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
 /// Whether an address and port are the resolver's listeners of this cgroup.
 #[inline(always)]
 fn is_resolver(endpoint: &Endpoint, address: &[u8; 16], port: [u8; 2]) -> bool {
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return false };
+    let dns = &config.dns;
     let address = words(address);
     if address == [0, 0] || (address != words(&dns.resolver4) && address != words(&dns.resolver6)) {
         return false;
@@ -391,9 +427,30 @@ fn is_resolver(endpoint: &Endpoint, address: &[u8; 16], port: [u8; 2]) -> bool {
 
 /// ICMP errors pass when they quote a known flow. Sent by the workload they must go to that flow's peer and quote
 /// what the peer sent (B24); received ones may come from any router, and quote what the workload sent.
-#[inline(never)]
+#[inline(always)]
 fn judge_icmp_error(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Direction) -> Reason {
-    let egress = matches!(direction, Direction::Egress);
+    let number = nameward_icmp_error(skb, endpoint, packet, direction as u32);
+    Reason::from_number(number as u8).unwrap_or(Reason::Malformed)
+}
+
+/// See [`judge_icmp_error`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_icmp_error(
+    skb: Skb,
+    endpoint: *const Endpoint,
+    packet: *const Packet,
+    direction: u32,
+) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(endpoint), Some(packet)) = (unsafe { (endpoint.as_ref(), packet.as_ref()) }) else {
+        return Reason::Malformed as u64;
+    };
+    about_flow(skb, endpoint, packet, direction == Direction::Egress as u32) as u64
+}
+
+#[inline(always)]
+fn about_flow(skb: Skb, endpoint: &Endpoint, packet: &Packet, egress: bool) -> Reason {
     let mut key = FlowKey::default();
     if !read_quoted(skb, packet, egress, &mut key) {
         return Reason::IcmpError;

@@ -45,9 +45,26 @@ fn flow_key(packet: &Packet, port: [u8; 2]) -> DnsFlowKey {
 }
 
 /// Sends a query to the resolver. -1 = it cannot be; otherwise what the program returns.
-#[inline(never)]
+#[inline(always)]
 pub fn redirect(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
-    let dns = &endpoint.config.dns;
+    nameward_redirect(skb, endpoint, packet)
+}
+
+/// See [`redirect`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_redirect(skb: Skb, endpoint: *const Endpoint, packet: *const Packet) -> i32 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
+        (Some(endpoint), Some(packet)) => send(skb, endpoint, packet),
+        _ => -1,
+    }
+}
+
+#[inline(always)]
+fn send(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
+    let Some(config) = endpoint.config() else { return -1 };
+    let dns = &config.dns;
     let resolver_port = ask(skb, endpoint, packet);
     if resolver_port == 0 {
         return -1;
@@ -71,7 +88,8 @@ pub fn redirect(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
 /// The resolver's port for the server that is asked, noted for the answer. 0 = the query cannot be redirected.
 #[inline(never)]
 fn ask(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> u32 {
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return 0 };
+    let dns = &config.dns;
     let mut asked = AskedServer {
         server: packet.destination,
         client: packet.source,
@@ -130,8 +148,21 @@ fn remember(now: u64, packet: &Packet, asked: &AskedServer) -> u32 {
 }
 
 /// Gives an answer back its server's address. `false` = nobody asked.
-#[inline(never)]
+#[inline(always)]
 pub fn restore(skb: Skb, packet: &Packet) -> bool {
+    nameward_restore(skb, packet) != 0
+}
+
+/// See [`restore`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_restore(skb: Skb, packet: *const Packet) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    unsafe { packet.as_ref() }.map_or(0, |packet| u64::from(receive(skb, packet)))
+}
+
+#[inline(always)]
+fn receive(skb: Skb, packet: &Packet) -> bool {
     let key = flow_key(packet, packet.destination_port);
     let Some(flow) = DNS_FLOWS.get_ptr_mut(key) else { return false };
     // SAFETY: a live value.

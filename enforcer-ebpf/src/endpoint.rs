@@ -1,16 +1,16 @@
 //! What a program knows of its endpoint while it judges one packet: configuration and time, each read once.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use nameward_abi::{Address, Config, OWN_ADDRESSES, Reason, Switch, flags};
+use nameward_abi::{Address, Config, OWN_ADDRESSES, Switch, flags};
 
 use crate::{
     maps::{CONFIG, HEARTBEAT},
     packet::words,
 };
 
-/// The endpoint, for one packet.
+/// The endpoint, for one packet. Handed to global functions as plain memory: no pointers, no padding.
+#[repr(C)]
 pub struct Endpoint {
-    pub config: &'static Config,
     pub switch: Switch,
     /// CLOCK_BOOTTIME in nanoseconds.
     pub now: u64,
@@ -18,6 +18,7 @@ pub struct Endpoint {
     pub expiry_now: u64,
     /// Socket cookie at cgroups; 0 at interfaces.
     pub cookie: u64,
+    cgroup: u32,
     /// Zero, read from memory: see `Packet::forget`.
     pub zero: u32,
 }
@@ -39,19 +40,20 @@ impl Endpoint {
         };
         // SAFETY: as above.
         let zero = u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) });
-        Some(Self { config, switch, now, expiry_now, cookie, zero })
-    }
-
-    /// The same reason, no longer known to the verifier; see `Packet::forget`.
-    #[inline(always)]
-    pub fn forget(&self, reason: Reason) -> Reason {
-        Reason::from_number(reason as u8 | self.zero as u8).unwrap_or(Reason::Malformed)
+        let cgroup = u32::from(config.cgroup_id != 0);
+        Some(Self { switch, now, expiry_now, cookie, cgroup, zero })
     }
 
     /// Whether packets start at the IP header and flows are known by socket.
     #[inline(always)]
     pub fn is_cgroup(&self) -> bool {
-        self.config.cgroup_id != 0
+        self.cgroup != 0
+    }
+
+    /// The configuration; never absent.
+    #[inline(always)]
+    pub fn config(&self) -> Option<&'static Config> {
+        CONFIG.get(0)
     }
 
     /// Whether the workload owns this address.
@@ -61,9 +63,10 @@ impl Endpoint {
         if wanted == [0, 0] {
             return false;
         }
+        let Some(config) = self.config() else { return false };
         let mut index = 0;
         while index < OWN_ADDRESSES {
-            if words(&self.config.own[index]) == wanted {
+            if words(&config.own[index]) == wanted {
                 return true;
             }
             index += 1;

@@ -27,13 +27,24 @@ pub fn report(endpoint: &Endpoint, packet: &Packet, reason: Reason, verdict: Ver
     let denied = !matches!(verdict, Verdict::Pass);
     if (denied && !packet.continues) || (packet.begins && begins_are_told(reason)) {
         let codes = reason as u32 | ((verdict as u32) << 8) | ((direction as u32) << 16);
-        tell(endpoint, packet, codes);
+        nameward_tell(endpoint, packet, codes);
     }
 }
 
 /// Folds the packet into those alike, and sends an event when a second has passed since the last.
+/// A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u32 {
+extern "C" fn nameward_tell(endpoint: *const Endpoint, packet: *const Packet, codes: u32) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
+        (Some(endpoint), Some(packet)) => tell(endpoint, packet, codes),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u64 {
     let egress = codes >> 16 == Direction::Egress as u32;
     let key = FoldKey {
         remote: if egress { packet.destination } else { packet.source },
@@ -45,7 +56,7 @@ fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u32 {
     if FOLDS.get_ptr_mut(key).is_none() {
         let _ = FOLDS.insert(key, Fold::default(), 0);
     }
-    let Some(fold) = FOLDS.get_ptr_mut(key) else { return 0 };
+    let (Some(fold), Some(config)) = (FOLDS.get_ptr_mut(key), endpoint.config()) else { return 0 };
     // SAFETY: a live value; racing CPUs may lose a count of what is folded, never of STATS.
     let fold = unsafe { &mut *fold };
     fold.packets += 1;
@@ -59,7 +70,7 @@ fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u32 {
     };
     entry.write(Event {
         at: endpoint.now,
-        endpoint_id: endpoint.config.endpoint_id,
+        endpoint_id: config.endpoint_id,
         packets: fold.packets,
         bytes: fold.bytes,
         generation: endpoint.switch.generation(),
@@ -94,8 +105,9 @@ fn take_token(endpoint: &Endpoint) -> bool {
     let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else { return false };
     // SAFETY: a live value; see the head of this module for races.
     let budget = unsafe { &mut *budget };
-    let rate = u64::from(endpoint.config.events_per_second);
-    let burst = u64::from(endpoint.config.events_burst);
+    let Some(config) = endpoint.config() else { return false };
+    let rate = u64::from(config.events_per_second);
+    let burst = u64::from(config.events_burst);
     let elapsed = endpoint.now - budget.refilled_at;
     if elapsed >= SECOND / 16 {
         let elapsed = if elapsed > 3_600 * SECOND { 3_600 * SECOND } else { elapsed };
@@ -119,7 +131,7 @@ pub fn take_reject(endpoint: &Endpoint) -> bool {
     let budget = unsafe { &mut *budget };
     if endpoint.now - budget.rejects_since >= SECOND {
         budget.rejects_since = endpoint.now;
-        budget.rejects = u64::from(endpoint.config.rejects_per_second);
+        budget.rejects = endpoint.config().map_or(0, |config| u64::from(config.rejects_per_second));
     }
     if budget.rejects == 0 {
         return false;

@@ -26,7 +26,6 @@ pub fn pod_egress(context: TcContext) -> i32 {
     let mut packet = Packet::new();
     packet.zero = endpoint.zero;
     let refused = parse(skb, &endpoint, &mut packet);
-    packet.forget();
     let mut reason = match refused {
         Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Egress),
         Some(reason) => decide::unhidden(&endpoint, &packet, reason),
@@ -40,8 +39,6 @@ pub fn pod_egress(context: TcContext) -> i32 {
         }
         reason = Reason::DnsElsewhere;
     }
-    packet.forget();
-    let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
@@ -81,8 +78,6 @@ pub fn pod_ingress(context: TcContext) -> i32 {
         }
         None => decide::ingress(skb, &endpoint, &mut packet),
     };
-    packet.forget();
-    let reason = endpoint.forget(reason);
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
     }

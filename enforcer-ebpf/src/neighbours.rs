@@ -39,9 +39,33 @@ pub fn judge_arp(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
 }
 
 /// Link-scope traffic, in either direction. `None` = something else.
-#[inline(never)]
+#[inline(always)]
 pub fn judge(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Direction) -> Option<Reason> {
-    let egress = matches!(direction, Direction::Egress);
+    if packet.protocol != ICMP6 && packet.protocol != IGMP && packet.protocol != UDP {
+        return None;
+    }
+    Reason::from_number(nameward_neighbours(skb, endpoint, packet, direction as u32) as u8)
+}
+
+/// See [`judge`]; a number that is no reason when there is none. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_neighbours(
+    skb: Skb,
+    endpoint: *const Endpoint,
+    packet: *const Packet,
+    direction: u32,
+) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(endpoint), Some(packet)) = (unsafe { (endpoint.as_ref(), packet.as_ref()) }) else {
+        return Reason::Malformed as u64;
+    };
+    let egress = direction == Direction::Egress as u32;
+    judge_link(skb, endpoint, packet, egress).map_or(u64::from(u8::MAX), |reason| reason as u64)
+}
+
+#[inline(always)]
+fn judge_link(skb: Skb, endpoint: &Endpoint, packet: &Packet, egress: bool) -> Option<Reason> {
     match packet.protocol {
         ICMP6 => judge_icmp6(skb, endpoint, packet, egress),
         // 224.0.0.0/24 and the group of IGMPv3 reports are never forwarded.

@@ -213,6 +213,20 @@ struct Udp {
 /// Parses an IP packet at `packet.l3`, `available` octets long at most. `Some` = why it cannot be judged.
 #[inline(always)]
 pub fn parse_ip(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
+    Reason::from_number(nameward_parse(skb, packet, available) as u8)
+}
+
+/// See [`parse_ip`]; a number that is no reason when there is none. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_parse(skb: Skb, packet: *mut Packet, available: u32) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Reason::Malformed as u64 };
+    parse(skb, packet, available).map_or(u64::from(u8::MAX), |reason| reason as u64)
+}
+
+#[inline(always)]
+fn parse(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
     let Some(first) = read::<u8>(skb, packet.l3) else { return Some(Reason::Malformed) };
     let refused = match first >> 4 {
         4 => parse_ipv4(skb, packet, available),

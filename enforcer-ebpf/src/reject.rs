@@ -30,14 +30,31 @@ const ICMP_HEADER: u32 = 8;
 const QUOTED: u32 = 8;
 
 /// Turns the packet around. -1 = it was not possible or not allowed.
-#[inline(never)]
+#[inline(always)]
 pub fn reject(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
+    nameward_reject(skb, endpoint, packet)
+}
+
+/// See [`reject`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_reject(skb: Skb, endpoint: *const Endpoint, packet: *const Packet) -> i32 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
+        (Some(endpoint), Some(packet)) => answer(skb, endpoint, packet),
+        _ => -1,
+    }
+}
+
+#[inline(always)]
+fn answer(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
     let possible = packet.fragment != fragment::LATER && packet.family != 0 && !packet.is_icmp_error();
     let Some(first) = read::<u8>(skb, 0) else { return -1 };
     let to_group = first & 1 != 0;
     if !possible || to_group || endpoint.switch.has(flags::LAYER3) || !events::take_reject(endpoint) {
         return -1;
     }
+    let Some(config) = endpoint.config() else { return -1 };
     let done = if packet.protocol == TCP {
         reset(skb, packet)
     } else if packet.family == 4 {
@@ -51,7 +68,7 @@ pub fn reject(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
     // SAFETY: the context's field is writable; the helper takes scalars only.
     unsafe {
         (*skb).mark = REJECT_MARK;
-        bpf_redirect(endpoint.config.ifindex, 0) as i32
+        bpf_redirect(config.ifindex, 0) as i32
     }
 }
 

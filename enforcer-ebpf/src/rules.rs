@@ -154,7 +154,7 @@ pub fn is_cluster(endpoint: &Endpoint, remote: &Address) -> bool {
 #[inline(never)]
 pub fn is_direct_dns(endpoint: &Endpoint, question: &Question) -> bool {
     let slot = endpoint.switch.slot() & 1;
-    let direct = endpoint.config.direct_dns[slot];
+    let direct = endpoint.config().map_or(0, |config| config.direct_dns[slot]);
     if direct == 0 {
         return false;
     }

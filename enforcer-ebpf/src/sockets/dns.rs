@@ -27,7 +27,8 @@ const INDEX: u32 = SERVERS_PER_FLOW as u32 - 1;
 /// The resolver's port that stands for a server; zero = there is none.
 #[inline(always)]
 fn resolver_port(endpoint: &Endpoint, server: &Address, port: Port) -> Port {
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return [0; 2] };
+    let dns = &config.dns;
     for index in 0..TRUSTED_SERVERS {
         let trusted = &dns.trusted[index];
         if trusted.port == port && words(&trusted.address) == words(server) && trusted.resolver_port != [0; 2]
@@ -41,9 +42,10 @@ fn resolver_port(endpoint: &Endpoint, server: &Address, port: Port) -> Port {
 /// Whether an address and port is that of a server with a resolver port of its own.
 #[inline(always)]
 pub fn is_trusted(endpoint: &Endpoint, server: &Address, port: Port) -> bool {
+    let Some(config) = endpoint.config() else { return false };
     let mut found = false;
     for index in 0..TRUSTED_SERVERS {
-        let trusted = &endpoint.config.dns.trusted[index];
+        let trusted = &config.dns.trusted[index];
         found |= trusted.port == port && words(&trusted.address) == words(server);
     }
     found && port != [0; 2]
@@ -52,7 +54,8 @@ pub fn is_trusted(endpoint: &Endpoint, server: &Address, port: Port) -> bool {
 /// Whether an address and port is where the resolver answers this endpoint.
 #[inline(always)]
 pub fn is_resolver(endpoint: &Endpoint, address: &Address, port: Port) -> bool {
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return false };
+    let dns = &config.dns;
     let there = words(address) == words(&dns.resolver4) || words(address) == words(&dns.resolver6);
     if !there || port == [0; 2] {
         return false;
@@ -79,7 +82,8 @@ pub fn redirect(ctx: *mut bpf_sock_addr, hook: Hook, endpoint: &Endpoint, questi
     }
     let key = key(endpoint.cookie, question.protocol, &question.remote);
     remember(endpoint, &key, question, port);
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return false };
+    let dns = &config.dns;
     address::write(ctx, hook, if is_mapped(&question.remote) { &dns.resolver4 } else { &dns.resolver6 });
     address::write_port(ctx, port);
     true
@@ -227,14 +231,15 @@ fn show(ctx: *mut bpf_sock_addr, hook: Hook, asked: &AskedServer, resolver_port:
 pub fn show_self(ctx: *mut bpf_sock_addr, hook: Hook) {
     let Some(endpoint) = super::endpoint(ctx) else { return };
     let (address, _) = address::read(ctx, hook);
-    let dns = &endpoint.config.dns;
+    let Some(config) = endpoint.config() else { return };
+    let dns = &config.dns;
     if words(&address) != words(&dns.resolver4) && words(&address) != words(&dns.resolver6) {
         return;
     }
     if recall(ctx, super::protocol(ctx), &address).is_none() {
         return;
     }
-    for own in &endpoint.config.own {
+    for own in &config.own {
         if words(own) != [0, 0] && is_mapped(own) == is_mapped(&address) {
             address::write(ctx, hook, own);
             return;

@@ -195,11 +195,13 @@ pub fn is_own(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Directi
         // The last packets of a connection go to a socket that is gone (TIME_WAIT); they carry nothing to anybody.
         return packet.protocol == TCP && !packet.is_bare_syn();
     }
+    let (level, id) =
+        endpoint.config().map_or((0, u64::MAX), |config| (config.cgroup_level, config.cgroup_id));
     // SAFETY: a socket that was found, released once, and not used afterwards.
     let ancestor = unsafe {
-        let ancestor = bpf_sk_ancestor_cgroup_id(socket.cast(), endpoint.config.cgroup_level as i32);
+        let ancestor = bpf_sk_ancestor_cgroup_id(socket.cast(), level as i32);
         bpf_sk_release(socket.cast());
         ancestor
     };
-    ancestor == endpoint.config.cgroup_id
+    ancestor == id
 }

@@ -211,7 +211,7 @@ fn is_redirected(endpoint: &Endpoint, question: &Question) -> bool {
 /// what the rules mean.
 #[inline(always)]
 fn is_foreign(ctx: *mut bpf_sock_addr, endpoint: &Endpoint) -> bool {
-    let expected = endpoint.config.netns_cookie;
+    let expected = endpoint.config().map_or(0, |config| config.netns_cookie);
     // SAFETY: the hook's own context.
     expected != 0 && unsafe { bpf_get_netns_cookie(ctx.cast()) } != expected
 }
