@@ -24,7 +24,7 @@ const LARGEST_ICMP4_ERROR: u32 = 576;
 const LARGEST_ICMP6_ERROR: u32 = 1_280;
 
 /// A packet that the workload sends.
-#[inline(never)]
+#[inline(always)]
 pub fn egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     let reason = judge_egress(skb, endpoint, packet);
     unhidden(endpoint, packet, reason)
@@ -115,7 +115,7 @@ fn insert_fragment(endpoint: &Endpoint, packet: &Packet) -> u64 {
 }
 
 /// A packet that the workload is sent.
-#[inline(never)]
+#[inline(always)]
 pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if !endpoint.is_cgroup()
         && let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Ingress)

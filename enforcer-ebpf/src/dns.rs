@@ -10,7 +10,7 @@ use nameward_abi::{AskedServer, DnsFlowKey, SERVERS_PER_FLOW, TRUSTED_SERVERS, f
 use crate::{
     endpoint::Endpoint,
     maps::{BLANK_DNS_FLOW, DNS_FLOWS, IDENTITIES},
-    packet::{FIN, Packet, RST, TCP, UDP, words},
+    packet::{FIN, Packet, RST, TCP, UDP, on_stack, words},
     skb::{Skb, read},
 };
 
@@ -203,7 +203,7 @@ fn receive(skb: Skb, packet: &Packet) -> bool {
 #[inline(always)]
 pub fn send_back(skb: Skb, packet: &Packet) -> Option<i32> {
     // SAFETY: a value that user space replaces as a whole.
-    let identity = unsafe { IDENTITIES.get(packet.destination) }?;
+    let identity = unsafe { IDENTITIES.get(on_stack(&packet.destination)) }?;
     // SAFETY: the context's field is writable; the helper takes scalars only.
     unsafe {
         (*skb).mark = ANSWER_MARK;

@@ -16,7 +16,7 @@ use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
 use crate::{
     endpoint::Endpoint,
     maps::{ALLOW, EVENT_BUDGET, FLEETING, FLOWS},
-    packet::{FIN, ICMP, ICMP6, Packet, RST, TCP, UDP},
+    packet::{FIN, ICMP, ICMP6, Packet, RST, TCP, UDP, on_stack},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -189,7 +189,7 @@ fn touch(endpoint: &Endpoint, admitted_id: u32, keyed: &[u8; 16], seen: &[u8; 16
         return;
     }
     let remote = if endpoint.is_cgroup() { seen } else { keyed };
-    if let Some(allow) = ALLOW.get_ptr_mut(remote) {
+    if let Some(allow) = ALLOW.get_ptr_mut(on_stack(remote)) {
         // SAFETY: a live value; an aligned word.
         unsafe { (*allow).last_used = endpoint.now };
     }

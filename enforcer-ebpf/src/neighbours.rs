@@ -7,7 +7,7 @@ use nameward_abi::{Address, Direction, Reason, idle, mapped};
 use crate::{
     endpoint::Endpoint,
     maps::NEIGHBOURS,
-    packet::{ETHERNET, ICMP6, IGMP, Packet, UDP, words},
+    packet::{ETHERNET, ICMP6, IGMP, Packet, UDP, on_stack, words},
     skb::{Skb, read},
 };
 
@@ -130,7 +130,7 @@ fn remember(skb: Skb, endpoint: &Endpoint, packet: &Packet) {
 #[inline(always)]
 fn is_on_link(endpoint: &Endpoint, address: &Address) -> bool {
     // SAFETY: a word that is written as a whole.
-    let seen = unsafe { NEIGHBOURS.get(address) };
+    let seen = unsafe { NEIGHBOURS.get(on_stack(address)) };
     seen.is_some_and(|seen| seen.saturating_add(idle::NEIGHBOUR) > endpoint.now)
 }
 

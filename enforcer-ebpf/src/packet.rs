@@ -417,6 +417,17 @@ pub fn is_mapped(address: &Address) -> bool {
     words[0] == 0 && words[1] as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff])
 }
 
+/// An address on the stack. Kernels before 6.2 take keys of maps from there, not from memory that a global function
+/// was handed; and the compiler would leave the copy out.
+#[inline(always)]
+pub fn on_stack(address: &Address) -> Address {
+    let mut copy = [0u64; 2];
+    // SAFETY: a value of our own; volatile, so that it is written.
+    unsafe { core::ptr::write_volatile(&raw mut copy, words(address)) };
+    // SAFETY: as many octets, and any octets are an address.
+    unsafe { core::mem::transmute::<[u64; 2], Address>(copy) }
+}
+
 /// An address as two words, cheap to compare.
 #[inline(always)]
 pub fn words(address: &Address) -> [u64; 2] {

@@ -8,7 +8,7 @@ use nameward_abi::{Address, Mode, PortKey, Reason, Switch, mapped};
 use crate::{
     endpoint::Endpoint,
     maps::{ADMITTED, ALLOW, CIDRS, PORTS},
-    packet::{ICMP, SCTP, TCP, UDP, is_mapped},
+    packet::{ICMP, SCTP, TCP, UDP, is_mapped, on_stack},
 };
 
 const DNS_OVER_TLS: [u8; 2] = 853u16.to_be_bytes();
@@ -96,7 +96,7 @@ fn judge_destination(switch: Switch, expiry_now: u64, question: &mut Question) -
     }
     let (mut name_allows, mut expired, mut id) = (0, false, 0);
     // SAFETY: user space replaces values as a whole; what is read is one value or the other.
-    if let Some(allow) = unsafe { ALLOW.get(question.remote) } {
+    if let Some(allow) = unsafe { ALLOW.get(on_stack(&question.remote)) } {
         id = allow.admitted_id;
         expired = allow.expires_at <= expiry_now;
         // SAFETY: as above.

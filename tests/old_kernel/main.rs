@@ -1,0 +1,63 @@
+//! The whole path on the oldest supported kernel: every program loads, and does what it does on newer ones.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use nameward_test_support::{OldKernel, privileged, program};
+
+/// The processor is emulated.
+const DEADLINE: Duration = Duration::from_secs(400);
+
+/// Runs a script in which `$bin` is the folder of the programs, and returns what it wrote.
+fn boot(script: &str) -> String {
+    let nameward = program("nameward").unwrap();
+    let bin = nameward.parent().unwrap().display();
+    let kernel = OldKernel::find().unwrap();
+    let script = format!("set -eu; export bin={bin} NAMEWARD_BIN_DIR={bin}; uname -r\n{script}");
+    let booted = kernel.run(&script, DEADLINE).unwrap();
+    println!("{}", booted.output);
+    assert_eq!(booted.status, 0, "{}", booted.output);
+    assert!(booted.output.starts_with(kernel.release()), "{}", booted.output);
+    booted.output
+}
+
+// Cgroup endpoints: the socket and packet hooks (X2, X6), and that what is denied fails at once (G6).
+#[test]
+fn a_command_is_fenced() {
+    if !privileged() {
+        return;
+    }
+    let output = boot(
+        r#"
+        ip addr add 198.51.100.10/32 dev lo; ip addr add 203.0.113.10/32 dev lo
+        python3 -m http.server --bind 198.51.100.10 80 >/dev/null 2>&1 &
+        python3 -m http.server --bind 203.0.113.10 80 >/dev/null 2>&1 &
+        cat >/tmp/names.conf <<END
+no-resolv
+no-hosts
+bind-interfaces
+listen-address=198.51.100.10
+address=/allowed.example/198.51.100.10
+address=/denied.example/203.0.113.10
+END
+        dnsmasq --conf-file=/tmp/names.conf --user=root
+        run="$bin/nameward run --dns 198.51.100.10 --allow allowed.example:80"
+        $run -- curl -sS -o /dev/null -w 'allowed: %{http_code}\n' --retry 30 --retry-connrefused http://allowed.example/
+        $run -- curl -sS http://denied.example/ || echo "denied name: $?"
+        $run -- curl -sS -o /dev/null -w 'address: %{time_total} s\n' http://203.0.113.10/ || echo "denied address: $?"
+        "#,
+    );
+    assert!(output.contains("allowed: 200"), "{output}");
+    assert!(output.contains("denied name: 6"), "{output}");
+    assert!(output.contains("denied address: 7"), "{output}");
+    assert!(output.contains("203.0.113.10:80 (never resolved): no-match"), "{output}");
+}
+
+// Interface endpoints, without TCX: the demo tells when something is not as it should be.
+#[test]
+fn workloads_behind_interfaces_are_fenced() {
+    if !privileged() {
+        return;
+    }
+    boot("$bin/demo");
+}
