@@ -16,8 +16,9 @@ use nameward_test_support::{privileged, wait_until_async};
 
 use crate::pair_lab::{Host, Part};
 
-const NAMES_A_SECOND: u32 = 2_000;
-const NAMES: u32 = 3_000;
+/// A debug build beside other tests is asked less, so that what is measured is not the queue for a processor.
+const NAMES_A_SECOND: u32 = if cfg!(debug_assertions) { 200 } else { 2_000 };
+const NAMES: u32 = NAMES_A_SECOND * 3 / 2;
 const TTL: Duration = Duration::from_secs(60);
 /// A wrong order of magnitude; the bars are measured by a release build.
 const NEVER: Duration = Duration::from_millis(250);
@@ -30,7 +31,7 @@ impl SocketTaker for NoDns {
     fn let_go(&self, _node: &str, _ports: &[u16]) {}
 }
 
-// G1: 2,000 new names a second, each granted in the kernel before it is acknowledged
+// G1: 2,000 new names a second (of a release build), each granted in the kernel before it is acknowledged
 #[tokio::test(flavor = "multi_thread")]
 async fn new_grants_are_acknowledged_at_once() {
     if !privileged() {
