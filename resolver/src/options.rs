@@ -10,10 +10,15 @@ use clap::Parser;
 use nameward_daemon::LogForm;
 use nameward_feed::folder;
 use nameward_policy::Name;
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
+/// The port of DNS over TLS (RFC 7858).
+const TLS_PORT: u16 = 853;
+/// What a server over TLS begins with.
+const TLS_SCHEME: &str = "tls://";
 /// Where the system's servers are written.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -23,6 +28,8 @@ Examples:
     nameward-resolver --upstream 198.51.100.53
   The same without root's rights once it serves, and with servers of its own for one domain:
     nameward-resolver --user nobody --upstream 198.51.100.53 --route corp.example=10.0.0.53
+  Over TLS, to a server that proves its name, and another if that one fails:
+    nameward-resolver --upstream 'tls://198.51.100.53#dns.example' --upstream 'tls://198.51.100.54:8853#dns.example'
   Without an enforcer, for tests and measurements (nothing is enforced):
     nameward-resolver --listen 127.0.0.1:5300 --upstream 198.51.100.53 --endpoints endpoints.yaml
 
@@ -50,12 +57,19 @@ pub struct Options {
     pub endpoints: Option<PathBuf>,
 
     /// Server for all names; may be repeated, the first that is well is asked [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "ADDR[:PORT]")]
+    ///
+    /// ADDR[:PORT] is asked over UDP, and TCP for long answers; tls://ADDR[:PORT]#NAME over TLS (port 853), where the
+    /// server has to prove that it is NAME.
+    #[arg(long, value_name = "ADDR[:PORT] | tls://ADDR[:PORT]#NAME", verbatim_doc_comment)]
     pub upstream: Vec<Server>,
 
-    /// Server for a domain and all below it; may be repeated, also for the same domain
-    #[arg(long, value_name = "DOMAIN=ADDR[:PORT]")]
+    /// Server for a domain and all below it, written as for --upstream; may be repeated, also for the same domain
+    #[arg(long, value_name = "DOMAIN=SERVER")]
     pub route: Vec<Route>,
+
+    /// Certificates of the authorities that may vouch for tls:// servers (PEM) [default: those that the system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
 
     /// Address of a forwarder (CoreDNS) whose word counts on whom it asks for (EDNS option 65518); may be repeated
     #[arg(long, value_name = "ADDR")]
@@ -113,16 +127,18 @@ impl Options {
     ///
     /// # Errors
     /// [`OptionsError`].
-    pub fn upstreams(&self) -> Result<Vec<SocketAddr>, OptionsError> {
+    pub fn upstreams(&self) -> Result<Vec<Server>, OptionsError> {
         self.upstreams_or(Path::new(RESOLV_CONF))
     }
 
-    fn upstreams_or(&self, resolv_conf: &Path) -> Result<Vec<SocketAddr>, OptionsError> {
-        let mut servers: Vec<SocketAddr> = self.upstream.iter().map(|server| server.0).collect();
+    fn upstreams_or(&self, resolv_conf: &Path) -> Result<Vec<Server>, OptionsError> {
+        let mut servers = self.upstream.clone();
         if servers.is_empty() {
-            servers = system_servers(&std::fs::read_to_string(resolv_conf).unwrap_or_default());
+            let known = system_servers(&std::fs::read_to_string(resolv_conf).unwrap_or_default());
+            servers = known.into_iter().map(Server::plain).collect();
         }
-        let all = servers.iter().copied().chain(self.route.iter().map(|route| route.server.0));
+        let all = servers.iter().chain(self.route.iter().map(|route| &route.server));
+        let all = all.map(|server| server.address);
         let own = |server: &SocketAddr| self.listen.iter().any(|listen| reaches(listen.0, *server));
         match all.into_iter().find(own) {
             Some(server) => Err(OptionsError::OwnUpstream(server)),
@@ -132,12 +148,12 @@ impl Options {
     }
 
     /// Servers by domain.
-    pub fn routes(&self) -> Vec<(Name, Vec<SocketAddr>)> {
-        let mut routes: Vec<(Name, Vec<SocketAddr>)> = Vec::new();
+    pub fn routes(&self) -> Vec<(Name, Vec<Server>)> {
+        let mut routes: Vec<(Name, Vec<Server>)> = Vec::new();
         for Route { domain, server } in &self.route {
             match routes.iter_mut().find(|(known, _)| known == domain) {
-                Some((_, servers)) => servers.push(server.0),
-                None => routes.push((domain.clone(), vec![server.0])),
+                Some((_, servers)) => servers.push(server.clone()),
+                None => routes.push((domain.clone(), vec![server.clone()])),
             }
         }
         routes
@@ -204,24 +220,53 @@ impl FromStr for Listen {
     }
 }
 
-/// A DNS server; port 53 unless said otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Server(pub SocketAddr);
+/// A DNS server; port 53, or 853 over TLS, unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Set for DNS over TLS: the name that it has to prove.
+    pub tls_name: Option<ServerName<'static>>,
+}
+
+impl Server {
+    fn plain(address: SocketAddr) -> Self {
+        Self { address, tls_name: None }
+    }
+}
 
 impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let with_port = || bare.parse::<IpAddr>().ok().map(|address| (address, DNS_PORT).into());
-        let server: SocketAddr = text.parse().ok().or_else(with_port).ok_or_else(|| {
-            String::from("write the address of a DNS server, such as 198.51.100.53 or [2001:db8::53]:5353")
-        })?;
-        match server.port() {
-            0 => Err("no server has port 0".into()),
-            _ if server.ip().is_unspecified() => Err("no server has this address".into()),
-            _ => Ok(Self(server)),
-        }
+        let Some(rest) = text.strip_prefix(TLS_SCHEME) else {
+            return Ok(Self::plain(server_address(text, DNS_PORT)?));
+        };
+        let Some((address, name)) = rest.split_once('#') else {
+            return Err(format!(
+                "the name that the server has to prove is missing: write {text}#NAME, such as \
+                 {TLS_SCHEME}198.51.100.53#dns.example"
+            ));
+        };
+        let tls_name = ServerName::try_from(name.to_owned())
+            .map_err(|_| format!("`{name}` is no name that a certificate can have"))?;
+        Ok(Self { address: server_address(address, TLS_PORT)?, tls_name: Some(tls_name) })
+    }
+}
+
+fn server_address(text: &str, port: u16) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || bare.parse::<IpAddr>().ok().map(|address| (address, port).into());
+    let server: SocketAddr = text.parse().ok().or_else(with_port).ok_or_else(|| {
+        String::from(
+            "write the address of a DNS server, such as 198.51.100.53, [2001:db8::53]:5353 or \
+             tls://198.51.100.53#dns.example",
+        )
+    })?;
+    match server.port() {
+        0 => Err("no server has port 0".into()),
+        _ if server.ip().is_unspecified() => Err("no server has this address".into()),
+        _ => Ok(server),
     }
 }
 
@@ -261,6 +306,10 @@ mod tests {
         Options::try_parse_from(all).map_err(|error| error.to_string())
     }
 
+    fn plain(address: &str) -> Server {
+        Server::plain(address.parse().unwrap())
+    }
+
     // S4
     #[test]
     fn the_feed_is_where_enforcers_look() {
@@ -268,7 +317,7 @@ mod tests {
         assert_eq!(read(&[]).source(), Source::Feed("/run/nameward/feed".into()));
         assert_eq!(read(&["--feed", "unix:/x/feed"]).source(), Source::Feed("/x/feed".into()));
         let options = read(&["--upstream", "198.51.100.53", "--upstream", "[2001:db8::53]:5353"]);
-        let servers = ["198.51.100.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
+        let servers = ["198.51.100.53:53", "[2001:db8::53]:5353"].map(plain);
         assert_eq!(options.upstreams().unwrap(), servers);
     }
 
@@ -297,12 +346,30 @@ mod tests {
             (["--upstream", "0.0.0.0"], "no server has this address"),
             (["--route", "corp.example"], "write DOMAIN=ADDR"),
             (["--route", "a..b=10.0.0.53"], "a..b"),
+            (["--upstream", "tls://198.51.100.53"], "write tls://198.51.100.53#NAME"),
+            (["--upstream", "tls://198.51.100.53#-"], "no name that a certificate can have"),
+            (["--upstream", "tls://dns.example#dns.example"], "write the address"),
             (["--log", "xml"], "possible values: text, json"),
         ];
         for (arguments, says) in mistakes {
             let error = try_read(&arguments).unwrap_err();
             assert!(error.contains(says), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn servers_over_tls_prove_a_name() {
+        let of = |text: &str| {
+            let server: Server = text.parse().unwrap();
+            (server.address.to_string(), server.tls_name.unwrap().to_str().into_owned())
+        };
+        let name = String::from("dns.example");
+        assert_eq!(of("tls://198.51.100.53#dns.example"), ("198.51.100.53:853".into(), name.clone()));
+        assert_eq!(of("tls://[2001:db8::53]:8853#dns.example"), ("[2001:db8::53]:8853".into(), name.clone()));
+        assert_eq!(of("tls://2001:db8::53#dns.example"), ("[2001:db8::53]:853".into(), name));
+        assert_eq!(of("tls://198.51.100.53#198.51.100.53").1, "198.51.100.53");
+        let route: Route = "corp.example=tls://198.51.100.53#dns.example".parse().unwrap();
+        assert!(route.server.tls_name.is_some());
     }
 
     #[test]
@@ -329,7 +396,7 @@ mod tests {
         let routes = read(&routes).routes();
         assert_eq!(routes.len(), 2);
         assert_eq!(routes[0].0.as_str(), "corp.example");
-        assert_eq!(routes[0].1, ["10.0.0.1:53", "10.0.0.3:54"].map(|server| server.parse().unwrap()));
+        assert_eq!(routes[0].1, ["10.0.0.1:53", "10.0.0.3:54"].map(plain));
     }
 
     #[test]

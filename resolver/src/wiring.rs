@@ -6,8 +6,9 @@ mod dns_sockets;
 mod listening;
 mod privileges;
 mod static_endpoints;
+mod upstreams;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -15,7 +16,7 @@ use nameward_daemon::{StopSignals, Tasks, log, supervisor};
 use nameward_feed::sockets::DnsSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{dns_sockets::DnsSockets, static_endpoints::StaticEndpoints};
+use self::{dns_sockets::DnsSockets, static_endpoints::StaticEndpoints, upstreams::Upstreams};
 use crate::{
     Server, ServerConfig,
     decisions::AuditLog,
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> Result<()> {
-    let upstreams = options.upstreams()?;
+    let upstreams = Upstreams::read(options)?;
     tell(options, &upstreams);
     privileges::raise_descriptor_limit();
     let opened = Opened::open(options)?;
@@ -53,9 +54,9 @@ fn start(options: &Options) -> Result<()> {
     runtime.context("cannot start threads")?.block_on(serve(options, upstreams, opened))
 }
 
-fn tell(options: &Options, upstreams: &[SocketAddr]) {
+fn tell(options: &Options, upstreams: &Upstreams) {
     let forwarders = &options.trusted_forwarder;
-    tracing::info!(source = ?options.source(), ?upstreams, routes = ?options.routes(), ?forwarders, "options in effect");
+    tracing::info!(source = ?options.source(), %upstreams, ?forwarders, "options in effect");
     if let Source::File { .. } = options.source() {
         tracing::warn!(
             "WITHOUT AN ENFORCER: nothing is enforced. Whoever asks from an endpoint's address is taken for it, and what \
@@ -79,7 +80,7 @@ impl Opened {
     }
 }
 
-async fn serve(options: &Options, upstreams: Vec<SocketAddr>, opened: Opened) -> Result<()> {
+async fn serve(options: &Options, upstreams: Upstreams, opened: Opened) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::new();
     let (server, sockets) = match opened {
@@ -105,7 +106,7 @@ async fn serve(options: &Options, upstreams: Vec<SocketAddr>, opened: Opened) ->
 /// Endpoints, rules and DNS sockets come from enforcers, and grants go to them (S4).
 fn serve_feed(
     options: &Options,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Upstreams,
     feed: FeedSockets,
     tasks: &mut Tasks,
 ) -> Result<(Server, Arc<DnsSockets>)> {
@@ -124,7 +125,7 @@ fn serve_feed(
 /// Endpoints and rules come from a file, and nothing is enforced (S2).
 fn serve_file(
     options: &Options,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Upstreams,
     file: PathBuf,
     listening: Vec<DnsSocket>,
     tasks: &mut Tasks,
@@ -141,14 +142,14 @@ fn serve_file(
 
 fn server(
     options: &Options,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Upstreams,
     endpoints: Arc<Endpoints>,
     grantor: Arc<dyn Grantor>,
 ) -> Server {
     let config = ServerConfig {
-        routes: options.routes(),
+        routes: upstreams.routes,
         trusted_forwarders: options.trusted_forwarder.clone(),
-        ..ServerConfig::new(upstreams)
+        ..ServerConfig::new(upstreams.default)
     };
     Server::new(config, endpoints, grantor, Arc::new(AuditLog))
 }

@@ -37,16 +37,16 @@ use crate::{
     decisions::{Decision, DecisionSink, Outcome},
     endpoints::{Endpoint, Endpoints},
     grants::Grantor,
-    upstream::{Outstanding, Routes},
+    upstream::{Outstanding, Routes, Upstream},
 };
 
 /// What a server is told at its start.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Servers for all names, in order of preference.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<Upstream>,
     /// Servers of their own for domains and what is below them.
-    pub routes: Vec<(Name, Vec<SocketAddr>)>,
+    pub routes: Vec<(Name, Vec<Upstream>)>,
     /// Forwarders whose word counts on whom they ask for (Q1).
     pub trusted_forwarders: Vec<IpAddr>,
     /// How long an answer waits for its grant (G1).
@@ -61,9 +61,9 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     /// The usual bounds, asking these servers.
-    pub fn new(upstreams: Vec<SocketAddr>) -> Self {
+    pub fn new(upstreams: impl IntoIterator<Item = impl Into<Upstream>>) -> Self {
         Self {
-            upstreams,
+            upstreams: upstreams.into_iter().map(Into::into).collect(),
             routes: Vec::new(),
             trusted_forwarders: Vec::new(),
             grant_wait: Duration::from_millis(250),

@@ -1,24 +1,27 @@
 //! Asking other servers (A8, A9): several of them, UDP with random ports, IDs and letter case, TCP when an
-//! answer is cut, a second attempt beside a slow first one, and servers that fail left alone for a while.
+//! answer is cut, DNS over TLS where it is asked for, a second attempt beside a slow first one, and servers that fail
+//! left alone for a while.
 //!
 //! What may be asked, and what an answer may hold, is decided elsewhere.
 
-mod exchange;
+mod plain;
 pub mod question;
 mod routes;
+mod server;
+mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use hickory_proto::op::{Message, ResponseCode};
 
-use self::exchange::exchange;
 pub use self::question::{Outstanding, Question};
 pub use self::routes::Routes;
+pub use self::server::Upstream;
+use self::server::{Attempt, Server};
+pub use self::tls::{Tls, Trust, TrustError};
 use crate::counters::Counters;
 
 /// After this time of silence another attempt starts beside the first.
@@ -27,10 +30,6 @@ const HEDGE_AFTER: Duration = Duration::from_millis(400);
 const DEADLINE: Duration = Duration::from_millis(4_500);
 /// Attempts at most.
 const ATTEMPTS: usize = 5;
-/// Failures in a row after which a server is tried last.
-const FAILURES: u32 = 3;
-/// How long it is.
-const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,23 +68,11 @@ pub struct Group {
     servers: Vec<Server>,
 }
 
-#[derive(Debug)]
-struct Server {
-    address: SocketAddr,
-    failures: AtomicU32,
-    failed_at: Mutex<Option<Instant>>,
-}
-
-enum Attempt {
-    Answer(Message),
-    Failed(UpstreamError),
-}
-
 impl Group {
     /// Servers in order of preference.
-    pub fn new(servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn new(servers: impl IntoIterator<Item = impl Into<Upstream>>) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let servers = servers.into_iter().map(Server::new).collect();
+        let servers = servers.into_iter().map(|server| Server::new(server.into())).collect();
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), servers }
     }
 
@@ -153,58 +140,4 @@ impl Group {
     fn names(&self) -> String {
         self.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
     }
-}
-
-impl Server {
-    fn new(address: SocketAddr) -> Self {
-        Self { address, failures: AtomicU32::new(0), failed_at: Mutex::new(None) }
-    }
-
-    fn is_well(&self, now: Instant) -> bool {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.failures.load(Ordering::Relaxed) < FAILURES
-            || failed_at.is_none_or(|at| now.saturating_duration_since(at) > LEFT_ALONE)
-    }
-
-    async fn attempt(&self, question: &Question, outstanding: &Outstanding, counters: &Counters) -> Attempt {
-        counters.forwarded.count();
-        let silence = FailureGuard(self);
-        let result = exchange(self.address, question, outstanding, counters).await;
-        std::mem::forget(silence);
-        match result {
-            Ok(message) if is_answer(message.metadata.response_code) => {
-                self.failures.store(0, Ordering::Relaxed);
-                Attempt::Answer(message)
-            }
-            Ok(message) => {
-                let code = message.metadata.response_code;
-                Attempt::Failed(UpstreamError::Code { server: self.address, code })
-            }
-            Err(error) => {
-                self.failed();
-                Attempt::Failed(UpstreamError::Unreachable {
-                    server: self.address,
-                    detail: error.to_string(),
-                })
-            }
-        }
-    }
-
-    fn failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-}
-
-/// Counts an attempt that was dropped before it ended, because another was faster or time was up.
-struct FailureGuard<'a>(&'a Server);
-
-impl Drop for FailureGuard<'_> {
-    fn drop(&mut self) {
-        self.0.failed();
-    }
-}
-
-fn is_answer(code: ResponseCode) -> bool {
-    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
 }

@@ -12,6 +12,17 @@ use crate::wire::{HEADER, UDP_OCTETS, types};
 /// Letters from which on the case alone says that a question is ours.
 const TELLING_LETTERS: usize = 12;
 
+/// The EDNS option of padding (RFC 7830).
+const PADDING: u8 = 12;
+/// Octets of a block (RFC 8467, section 4.1).
+const PADDED_TO: usize = 128;
+
+#[derive(Clone, Copy)]
+enum Form {
+    Plain,
+    Padded,
+}
+
 /// What is asked, without ID and letter case: those are new for every attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
@@ -54,6 +65,15 @@ impl Question {
 
     /// A message with an ID and a letter case of its own.
     pub fn ask<'a>(&self, outstanding: &'a Outstanding) -> Asked<'a> {
+        self.ask_in(outstanding, Form::Plain)
+    }
+
+    /// The same for a connection that others can see, but not read: its length tells nothing (RFC 8467).
+    pub fn ask_padded<'a>(&self, outstanding: &'a Outstanding) -> Asked<'a> {
+        self.ask_in(outstanding, Form::Padded)
+    }
+
+    fn ask_in<'a>(&self, outstanding: &'a Outstanding, form: Form) -> Asked<'a> {
         let mut random = rand::rng();
         let id: u16 = random.random();
         let mut message = Vec::with_capacity(self.name.len() + 32);
@@ -67,7 +87,11 @@ impl Question {
         message.push(0);
         message.extend(types::OPT.to_be_bytes());
         message.extend(UDP_OCTETS.to_be_bytes());
-        message.extend([0, 0, u8::from(self.dnssec_ok) << 7, 0, 0, 0]);
+        message.extend([0, 0, u8::from(self.dnssec_ok) << 7, 0]);
+        match form {
+            Form::Plain => message.extend([0, 0]),
+            Form::Padded => pad(&mut message),
+        }
         let asked = Asked { outstanding, message, id, question_end };
         outstanding.add(asked.question(), id);
         asked
@@ -75,6 +99,11 @@ impl Question {
 }
 
 impl Asked<'_> {
+    /// Its ID.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
     /// Whether a message answers this attempt: ID, question and letter case are the same (A9). A server that
     /// could not read the question may leave it out of an error.
     pub fn is_answered_by(&self, message: &[u8]) -> bool {
@@ -126,6 +155,16 @@ impl Outstanding {
             names.remove(question);
         }
     }
+}
+
+/// The options of an EDNS record, whose length comes first: padding up to a whole block.
+fn pad(message: &mut Vec<u8>) {
+    let unpadded = message.len() + 2 + 4;
+    let padding = unpadded.next_multiple_of(PADDED_TO) - unpadded;
+    let [high, low] = u16::try_from(padding).unwrap_or(0).to_be_bytes();
+    let [options_high, options_low] = u16::try_from(padding + 4).unwrap_or(4).to_be_bytes();
+    message.extend([options_high, options_low, 0, PADDING, high, low]);
+    message.resize(message.len() + padding, 0);
 }
 
 /// Letter case at random, at least one letter in upper case where there is one.
@@ -207,6 +246,18 @@ mod tests {
         assert!(!outstanding.is_ours(&Query::read(&other_case).unwrap()));
         drop(asked);
         assert!(!outstanding.is_ours(&query));
+    }
+
+    // RFC 8467, section 4.1
+    #[test]
+    fn padded_questions_have_the_same_length() {
+        let outstanding = Outstanding::default();
+        let long = Question { name: b"\x3faaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x3faaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x00"[..].into(), ..question() };
+        for (question, length) in [(question(), 128), (long, 256)] {
+            let asked = question.ask_padded(&outstanding);
+            assert_eq!(asked.message.len(), length);
+            assert!(Query::read(&asked.message).is_ok());
+        }
     }
 
     // Q5: client subnet and everything else stays behind

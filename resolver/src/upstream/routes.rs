@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nameward_policy::Name;
 
-use super::Group;
+use super::{Group, Upstream};
 
 /// Servers that workloads mean, kept at most: their number is the enforcer's, not the workloads'.
 const MOST_MEANT: usize = 1_024;
@@ -21,7 +21,7 @@ pub struct Routes {
 
 impl Routes {
     /// `domains`: names at or below a domain go to servers of their own.
-    pub fn new(default: Vec<SocketAddr>, domains: Vec<(Name, Vec<SocketAddr>)>) -> Self {
+    pub fn new(default: Vec<Upstream>, domains: Vec<(Name, Vec<Upstream>)>) -> Self {
         let mut domains: Vec<_> =
             domains.into_iter().map(|(name, servers)| (name, Arc::new(Group::new(servers)))).collect();
         domains.sort_by_key(|(name, _)| std::cmp::Reverse(name.as_str().len()));
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn longest_domain_then_the_server_meant_then_the_default() {
         let server = |last: u8| SocketAddr::from(([192, 0, 2, last], 53));
-        let domains =
-            vec![(name("corp.example"), vec![server(2)]), (name("lab.corp.example"), vec![server(3)])];
-        let routes = Routes::new(vec![server(1)], domains);
+        let own = |domain, last| (name(domain), vec![server(last).into()]);
+        let domains = vec![own("corp.example", 2), own("lab.corp.example", 3)];
+        let routes = Routes::new(vec![server(1).into()], domains);
         let asked = |text: &str, meant| routes.group(&name(text), meant).addresses().next();
         assert_eq!(asked("a.test", None), Some(server(1)));
         assert_eq!(asked("a.test", Some(server(9))), Some(server(9)));

@@ -1,4 +1,5 @@
-//! One question to one server: UDP from a port of its own, TCP when the answer is cut or cannot be read.
+//! One question to one server without encryption: UDP from a port of its own, TCP when the answer is cut or cannot
+//! be read.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

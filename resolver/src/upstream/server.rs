@@ -1,0 +1,185 @@
+//! One server to ask: where it is, how it is spoken to, and whether it has been well lately.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, ResponseCode};
+
+use super::plain;
+use super::question::{Outstanding, Question};
+use super::tls::{Tls, TlsClient};
+use super::{HEDGE_AFTER, UpstreamError};
+use crate::counters::Counters;
+
+/// Failures in a row after which a server is tried last.
+const FAILURES: u32 = 3;
+/// How long it is.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+
+/// A server as it is configured.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Set for DNS over TLS; else UDP, and TCP where an answer does not fit.
+    pub tls: Option<Tls>,
+}
+
+impl From<SocketAddr> for Upstream {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
+
+/// As it is written on a command line.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            Some(tls) => write!(f, "tls://{}#{}", self.address, tls.name.to_str()),
+            None => write!(f, "{}", self.address),
+        }
+    }
+}
+
+/// A server in use.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    tls: Option<TlsClient>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    failed_at: Option<Instant>,
+}
+
+/// How one attempt ended.
+pub(super) enum Attempt {
+    Answer(Message),
+    Failed(UpstreamError),
+}
+
+impl Server {
+    pub(super) fn new(upstream: Upstream) -> Self {
+        let Upstream { address, tls } = upstream;
+        let tls = tls.map(|tls| TlsClient::new(address, tls));
+        Self { address, tls, health: Mutex::default() }
+    }
+
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.failures < FAILURES
+            || health.failed_at.is_none_or(|at| now.saturating_duration_since(at) > LEFT_ALONE)
+    }
+
+    pub(super) async fn attempt(
+        &self,
+        question: &Question,
+        outstanding: &Outstanding,
+        counters: &Counters,
+    ) -> Attempt {
+        counters.forwarded.count();
+        let mut patience = Patience { server: self, since: Some(Instant::now()) };
+        let result = self.exchange(question, outstanding, counters).await;
+        patience.since = None;
+        match result {
+            Ok(message) if is_answer(message.metadata.response_code) => {
+                self.answered();
+                Attempt::Answer(message)
+            }
+            Ok(message) => {
+                let code = message.metadata.response_code;
+                Attempt::Failed(UpstreamError::Code { server: self.address, code })
+            }
+            Err(error) => {
+                self.failed(&error.to_string());
+                let detail = error.to_string();
+                Attempt::Failed(UpstreamError::Unreachable { server: self.address, detail })
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        question: &Question,
+        outstanding: &Outstanding,
+        counters: &Counters,
+    ) -> io::Result<Message> {
+        match &self.tls {
+            Some(tls) => tls.exchange(question, outstanding, counters).await,
+            None => plain::exchange(self.address, question, outstanding, counters).await,
+        }
+    }
+
+    fn answered(&self) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if health.failures >= FAILURES {
+            tracing::info!(upstream = %self.address, "the upstream answers again");
+        }
+        health.failures = 0;
+    }
+
+    fn failed(&self, error: &str) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.failures = health.failures.saturating_add(1);
+        health.failed_at = Some(Instant::now());
+        if health.failures == FAILURES {
+            tracing::warn!(upstream = %self.address, error, "the upstream fails; others are asked first");
+        }
+    }
+}
+
+/// Counts an attempt that was dropped before it ended, because another was faster or time was up. One that had little
+/// time says nothing about its server.
+struct Patience<'a> {
+    server: &'a Server,
+    since: Option<Instant>,
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if self.since.is_some_and(|since| since.elapsed() >= HEDGE_AFTER) {
+            self.server.failed("no answer in time");
+        }
+    }
+}
+
+fn is_answer(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server::new(SocketAddr::from(([192, 0, 2, 1], 53)).into())
+    }
+
+    #[test]
+    fn a_server_that_fails_is_left_alone_for_a_while() {
+        let server = server();
+        (0..FAILURES - 1).for_each(|_| server.failed("test"));
+        assert!(server.is_well(Instant::now()));
+        server.failed("test");
+        assert!(!server.is_well(Instant::now()));
+        assert!(server.is_well(Instant::now() + LEFT_ALONE + Duration::from_secs(1)));
+        server.answered();
+        assert!(server.is_well(Instant::now()));
+    }
+
+    #[test]
+    fn an_attempt_without_time_is_no_failure() {
+        let server = server();
+        let now = Instant::now();
+        drop(Patience { server: &server, since: Some(now) });
+        assert_eq!(server.health.lock().unwrap().failures, 0);
+        drop(Patience { server: &server, since: now.checked_sub(HEDGE_AFTER) });
+        assert_eq!(server.health.lock().unwrap().failures, 1);
+    }
+}
