@@ -54,6 +54,10 @@ pub struct Options {
     #[arg(long)]
     pub allow_root_cgroup: bool,
 
+    /// Attach to interfaces by filters of a qdisc, as kernels before 6.6 need it
+    #[arg(long)]
+    pub clsact: bool,
+
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
@@ -79,7 +83,11 @@ impl Options {
     /// Where the enforcer keeps things.
     pub fn enforcer(&self, trusted: Vec<std::net::SocketAddr>) -> EnforcerOptions {
         EnforcerOptions {
-            host: HostOptions { bpffs: self.bpffs.clone(), instance: self.instance.clone() },
+            host: HostOptions {
+                bpffs: self.bpffs.clone(),
+                instance: self.instance.clone(),
+                clsact: self.clsact,
+            },
             state: Some(self.state()),
             dns_link: Some(DnsLinkOptions { trusted, ..self.dns_link() }),
         }

@@ -126,7 +126,7 @@ impl Lab {
 
     /// Where this test pins.
     pub(crate) fn options(&self) -> HostOptions {
-        HostOptions { bpffs: "/sys/fs/bpf".into(), instance: Some(self.name.clone()) }
+        HostOptions { instance: Some(self.name.clone()), ..HostOptions::default() }
     }
 
     /// The folder of this test's pins.

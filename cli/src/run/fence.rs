@@ -119,7 +119,7 @@ impl Fence {
 }
 
 fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
-    let host = HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()) };
+    let host = HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()), clsact: false };
     let enforcer = Enforcer::open(EnforcerOptions { host, ..EnforcerOptions::default() })?;
     enforcer.apply_endpoint(EndpointConfig {
         uid: SANDBOX.into(),

@@ -26,7 +26,7 @@ use super::{
     KernelError, KernelStore, MapWrite, Observed,
     bpffs::Folder,
     cgroup, instance,
-    interface::{self, Links},
+    interface::{self, Hooks, Links},
     links,
 };
 
@@ -163,6 +163,7 @@ impl KernelEndpoint {
         spec: &EndpointSpec,
         number: u64,
         links: Links,
+        hooks: Hooks,
     ) -> Result<Self, KernelError> {
         let target = Target::resolve(spec)?;
         let pins = folder.endpoint(&spec.uid)?;
@@ -174,9 +175,10 @@ impl KernelEndpoint {
         }
         if before.endpoint_id != 0 && !target.same_place(&before) {
             remove_links(&pins)?;
+            interface::remove_filters(before.ifindex, &pins)?;
         }
         endpoint.write_config(&target.configuration(spec, endpoint.number, &before)?)?;
-        target.attach(&mut ebpf, &pins, links)?;
+        target.attach(&mut ebpf, &pins, links, hooks)?;
         Ok(endpoint)
     }
 
@@ -357,6 +359,13 @@ fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), KernelErr
     }
 }
 
+/// Detaches what no pinned link holds, before the pins go.
+pub(super) fn detach(pins: &Path) -> Result<(), KernelError> {
+    let Ok(config) = open::<Array<MapData, Config>>(pins, maps::CONFIG) else { return Ok(()) };
+    let config = config.get(&0, 0).map_err(KernelError::map("read", maps::CONFIG))?;
+    interface::remove_filters(config.ifindex, pins)
+}
+
 fn remove_links(pins: &Path) -> Result<(), KernelError> {
     let entries = std::fs::read_dir(pins).map_err(|error| KernelError::file("read", pins, error))?;
     for entry in entries.flatten() {
@@ -448,9 +457,9 @@ impl<'a> Target<'a> {
         Ok(config)
     }
 
-    fn attach(&self, ebpf: &mut Ebpf, pins: &Path, links: Links) -> Result<(), KernelError> {
+    fn attach(&self, ebpf: &mut Ebpf, pins: &Path, links: Links, hooks: Hooks) -> Result<(), KernelError> {
         match self {
-            Self::Interface { name, .. } => interface::attach(ebpf, name, pins, links),
+            Self::Interface { name, .. } => interface::attach(ebpf, name, pins, links, hooks),
             Self::Cgroup { path, .. } => cgroup::attach(ebpf, path, pins),
         }
     }

@@ -16,9 +16,9 @@ use nameward_abi::{Address, Identity, maps, programs};
 use super::{
     BootNanos, EndpointSpec, EventReader, KernelEndpoint, KernelError,
     bpffs::{self, Folder},
-    endpoint::{address_bytes, open},
+    endpoint::{self, address_bytes, open},
     instance,
-    interface::{self, Links, Order, interface_index},
+    interface::{self, Hooks, Links, Order, interface_index},
 };
 
 /// Where an instance keeps its pins.
@@ -28,17 +28,20 @@ pub struct HostOptions {
     pub bpffs: PathBuf,
     /// Folder below `nameward/`; `None` for the instance of the host itself.
     pub instance: Option<String>,
+    /// Attach to interfaces as kernels before 6.6 do, also on newer ones.
+    pub clsact: bool,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { bpffs: "/sys/fs/bpf".into(), instance: None }
+        Self { bpffs: "/sys/fs/bpf".into(), instance: None, clsact: false }
     }
 }
 
 /// One instance on this host. Holds the folder's lock: there is one for each folder.
 pub struct Host {
     folder: Folder,
+    hooks: Hooks,
     heartbeat: Mutex<Array<MapData, u64>>,
     identities: Mutex<HashMap<MapData, Address, Identity>>,
     last_number: AtomicU64,
@@ -65,6 +68,7 @@ impl Host {
             heartbeat: Mutex::new(open(folder.root(), maps::HEARTBEAT)?),
             identities: Mutex::new(open(folder.root(), maps::IDENTITIES)?),
             last_number: AtomicU64::new(0),
+            hooks: if options.clsact || !kernel_is(6, 6)? { Hooks::Clsact } else { Hooks::Tcx },
             folder,
         };
         for uid in host.endpoints()? {
@@ -91,9 +95,9 @@ impl Host {
         let pins = self.folder.endpoint(&spec.uid)?;
         let known = pins.exists();
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let attached = KernelEndpoint::attach(&self.folder, spec, number, Links::TakeUp);
+        let attached = KernelEndpoint::attach(&self.folder, spec, number, Links::TakeUp, self.hooks);
         if attached.is_err() && !known {
-            bpffs::remove_folder(&pins)?;
+            remove_endpoint(&pins)?;
         }
         attached
     }
@@ -104,7 +108,7 @@ impl Host {
     /// [`KernelError::NoInterface`], [`KernelError::Program`], [`KernelError::Link`].
     pub fn order(&self, uid: &str, interface: &str) -> Result<Order, KernelError> {
         interface_index(interface)?;
-        interface::order(interface, &self.folder.endpoint(uid)?)
+        interface::order(interface, &self.folder.endpoint(uid)?, self.hooks)
     }
 
     /// Puts the programs of an endpoint in front again. The old ones judge until the new ones do.
@@ -112,7 +116,7 @@ impl Host {
     /// # Errors
     /// Any [`KernelError`].
     pub fn attach_first(&self, spec: &EndpointSpec) -> Result<(), KernelError> {
-        KernelEndpoint::attach(&self.folder, spec, 0, Links::Renew).map(drop)
+        KernelEndpoint::attach(&self.folder, spec, 0, Links::Renew, self.hooks).map(drop)
     }
 
     /// Identifiers of the endpoints that have pins, also of those that another process left.
@@ -136,7 +140,7 @@ impl Host {
     /// # Errors
     /// [`KernelError::File`].
     pub fn remove(&self, uid: &str) -> Result<(), KernelError> {
-        bpffs::remove_folder(&self.folder.endpoint(uid)?)
+        remove_endpoint(&self.folder.endpoint(uid)?)
     }
 
     /// Removes the whole instance: every endpoint, link and map.
@@ -144,7 +148,7 @@ impl Host {
     /// # Errors
     /// [`KernelError::File`].
     pub fn remove_all(&self) -> Result<(), KernelError> {
-        self.folder.remove()
+        remove_instance(&self.folder)
     }
 
     /// Removes what an earlier process left of an instance, of whatever it consists.
@@ -157,7 +161,7 @@ impl Host {
         if !bpffs::is_bpffs(&options.bpffs) {
             return Ok(());
         }
-        Folder::open(&options.bpffs, options.instance.as_deref())?.remove()
+        remove_instance(&Folder::open(&options.bpffs, options.instance.as_deref())?)
     }
 
     /// Removes instances whose names start with `prefix` and which no process holds any more.
@@ -167,7 +171,7 @@ impl Host {
     pub fn remove_abandoned(bpffs: &Path, prefix: &str) -> Result<Vec<String>, KernelError> {
         let names = bpffs::abandoned(bpffs, prefix);
         for name in &names {
-            Folder::open(bpffs, Some(name))?.remove()?;
+            remove_instance(&Folder::open(bpffs, Some(name))?)?;
         }
         Ok(names)
     }
@@ -215,10 +219,24 @@ impl Host {
     /// [`KernelError::Program`], [`KernelError::Link`].
     pub fn attach_dns_return(&self, interface_name: &str) -> Result<(), KernelError> {
         let mut ebpf = instance::load_shared(&self.folder)?;
-        let pin = interface::pin_path(self.folder.root(), programs::DNS_RETURN);
         let hook = aya::programs::TcAttachType::Ingress;
-        interface::attach_one(&mut ebpf, programs::DNS_RETURN, interface_name, hook, &pin, Links::TakeUp)
+        let pins = self.folder.root();
+        let program = programs::DNS_RETURN;
+        interface::attach_one(&mut ebpf, program, interface_name, hook, pins, Links::TakeUp, self.hooks)
     }
+}
+
+/// Detaches an endpoint and removes its pins.
+fn remove_endpoint(pins: &Path) -> Result<(), KernelError> {
+    endpoint::detach(pins)?;
+    bpffs::remove_folder(pins)
+}
+
+fn remove_instance(folder: &Folder) -> Result<(), KernelError> {
+    for uid in folder.endpoints()? {
+        remove_endpoint(&folder.endpoint(&uid)?)?;
+    }
+    folder.remove()
 }
 
 fn check_privileges() -> Result<(), KernelError> {
@@ -232,13 +250,22 @@ fn check_kernel(
     needed: &'static str,
     purpose: &'static str,
 ) -> Result<(), KernelError> {
+    if kernel_is(major, minor)? {
+        Ok(())
+    } else {
+        Err(KernelError::KernelTooOld { found: release()?, needed, purpose })
+    }
+}
+
+/// Whether the kernel is at least of this version.
+fn kernel_is(major: u32, minor: u32) -> Result<bool, KernelError> {
+    Ok(parse_release(&release()?).is_some_and(|version| version >= (major, minor)))
+}
+
+fn release() -> Result<String, KernelError> {
     let name = nix::sys::utsname::uname()
         .map_err(|errno| KernelError::file("ask for the version of", "the kernel", errno.into()))?;
-    let release = name.release().to_string_lossy().into_owned();
-    if parse_release(&release).is_some_and(|version| version >= (major, minor)) {
-        return Ok(());
-    }
-    Err(KernelError::KernelTooOld { found: release, needed, purpose })
+    Ok(name.release().to_string_lossy().into_owned())
 }
 
 fn parse_release(release: &str) -> Option<(u32, u32)> {

@@ -1,4 +1,4 @@
-//! Interface endpoints: TCX programs in front of all others, on links that are pinned.
+//! Interface endpoints: TCX programs in front of all others, on links that are pinned; filters on older kernels.
 //!
 //! What the workload sends enters the host at its interface (direction ingress): `pod_egress`. What it gets leaves
 //! the host there (direction egress): `pod_ingress`.
@@ -15,7 +15,7 @@ use aya::{
 };
 use nameward_abi::programs;
 
-use super::{KernelError, links};
+use super::{KernelError, clsact, links};
 
 /// A program, and the hook of the interface that it belongs to.
 pub(super) const HOOKS: [(&str, TcAttachType); 2] =
@@ -101,6 +101,15 @@ fn default_routes<'a>(routes4: &'a str, routes6: &'a str) -> impl Iterator<Item 
     four.chain(six).filter(|interface| *interface != "lo")
 }
 
+/// What holds programs at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// Links in an order of programs, from Linux 6.6 on.
+    Tcx,
+    /// Filters of a qdisc.
+    Clsact,
+}
+
 /// Where our programs stand among all at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -122,7 +131,11 @@ pub(super) enum Links {
 }
 
 /// Where our programs stand.
-pub(super) fn order(interface: &str, pins: &Path) -> Result<Order, KernelError> {
+pub(super) fn order(interface: &str, pins: &Path, hooks: Hooks) -> Result<Order, KernelError> {
+    if hooks == Hooks::Clsact {
+        let attached = clsact::are_attached(&HOOKS, interface, pins)?;
+        return Ok(if attached { Order::First } else { Order::Missing });
+    }
     let attached = attached_programs(interface)?;
     let mut order = Order::First;
     for ((program, _), programs) in HOOKS.iter().rev().zip(&attached) {
@@ -143,15 +156,30 @@ pub(super) fn order(interface: &str, pins: &Path) -> Result<Order, KernelError> 
 }
 
 /// Attaches both programs, or puts them in the place of those that are attached.
-pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, pins: &Path, links: Links) -> Result<(), KernelError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    interface: &str,
+    pins: &Path,
+    links: Links,
+    hooks: Hooks,
+) -> Result<(), KernelError> {
     for (program, hook) in HOOKS {
-        attach_one(ebpf, program, interface, hook, &pin_path(pins, program), links)?;
+        attach_one(ebpf, program, interface, hook, pins, links, hooks)?;
     }
     Ok(())
 }
 
+/// Removes filters, which pins of links do not hold; `index`: the interface that they were attached to.
+pub(super) fn remove_filters(index: u32, pins: &Path) -> Result<(), KernelError> {
+    if !clsact::has_pins(&HOOKS, pins) {
+        return Ok(());
+    }
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    clsact::remove(&HOOKS, name.as_deref(), pins)
+}
+
 /// Where the link of a program is pinned.
-pub(super) fn pin_path(pins: &Path, program: &str) -> std::path::PathBuf {
+fn pin_path(pins: &Path, program: &str) -> std::path::PathBuf {
     pins.join(format!("link_{program}"))
 }
 
@@ -161,8 +189,9 @@ pub(super) fn attach_one(
     program: &str,
     interface: &str,
     hook: TcAttachType,
-    pin: &Path,
+    pins: &Path,
     links: Links,
+    hooks: Hooks,
 ) -> Result<(), KernelError> {
     let failed = |operation| {
         move |source: ProgramError| KernelError::Program {
@@ -178,17 +207,21 @@ pub(super) fn attach_one(
         .try_into()
         .map_err(failed("find"))?;
     classifier.load().map_err(failed("load"))?;
+    if hooks == Hooks::Clsact {
+        return clsact::attach(classifier, program, interface, hook, pins);
+    }
+    let pin = pin_path(pins, program);
     if links == Links::TakeUp
-        && let Some(link) = links::open(pin)?
+        && let Some(link) = links::open(&pin)?
     {
         let link = SchedClassifierLink::try_from(link).map_err(|source| KernelError::Link {
             operation: "adopt",
-            path: pin.into(),
+            path: pin.clone(),
             source: source.into(),
         })?;
         match classifier.attach_to_link(link) {
             Ok(_) => return Ok(()),
-            Err(error) if links::is_severed(&error) => links::unpin(pin)?,
+            Err(error) if links::is_severed(&error) => links::unpin(&pin)?,
             Err(error) => return Err(failed("replace")(error)),
         }
     }
@@ -197,10 +230,10 @@ pub(super) fn attach_one(
     let link = classifier.take_link(id).map_err(failed("keep"))?;
     let link = FdLink::try_from(link).map_err(|source| KernelError::Link {
         operation: "keep",
-        path: pin.into(),
+        path: pin.clone(),
         source: source.into(),
     })?;
-    links::pin_over(link, pin)
+    links::pin_over(link, &pin)
 }
 
 #[cfg(test)]

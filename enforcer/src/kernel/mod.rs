@@ -12,6 +12,7 @@ mod bpffs;
 mod cgroup;
 mod cgroup_sockets;
 mod clock;
+mod clsact;
 mod endpoint;
 mod error;
 mod events;
@@ -30,6 +31,6 @@ pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, refuse_ho
 pub use error::KernelError;
 pub use events::EventReader;
 pub use host::{Host, HostOptions};
-pub use interface::{AttachedProgram, Order, attached_programs, interface_index, is_layer3};
+pub use interface::{AttachedProgram, Hooks, Order, attached_programs, interface_index, is_layer3};
 pub use object::OBJECT;
 pub use store::{KernelStore, MapWrite, MemoryStore, Observed};
