@@ -1,7 +1,7 @@
 //! `--learn FILE`: what the command asked for, as a policy that `--policy` takes (SEMANTICS X4, X5).
 //!
 //! A name that was asked for, with the ports that were tried on its addresses; every port when it never came to
-//! that. An address that no name gave, as a CIDR.
+//! that. An address that no name gave, as a CIDR. A name that gave a private address gets a rule that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,7 +9,10 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nameward_policy::Name;
+use nameward_policy::{
+    Name,
+    address::{AddressClass, judge},
+};
 
 use super::{Subject, flag::has_ports};
 
@@ -28,8 +31,15 @@ type Use = (u8, u16);
 /// What was asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Learned {
-    names: BTreeMap<Name, BTreeSet<Use>>,
+    names: BTreeMap<Name, Asked>,
     addresses: BTreeMap<IpAddr, BTreeSet<Use>>,
+}
+
+/// What is known of a name.
+#[derive(Debug, Default)]
+struct Asked {
+    uses: BTreeSet<Use>,
+    private: bool,
 }
 
 impl Learned {
@@ -50,11 +60,17 @@ impl Learned {
                 if has_ports(*protocol) && port == 0 {
                     return;
                 }
-                let uses = match name.as_deref().and_then(|name| Name::parse(name).ok()) {
-                    Some(name) => self.names.entry(name).or_default(),
-                    None => self.addresses.entry(*address).or_default(),
-                };
-                uses.insert((*protocol, port));
+                let class = judge(*address);
+                let name = name.as_deref().and_then(|name| Name::parse(name).ok());
+                // What no name may give is reached by its address only.
+                if name.is_none() || matches!(class, AddressClass::Never(_)) {
+                    self.addresses.entry(*address).or_default().insert((*protocol, port));
+                }
+                if let Some(name) = name {
+                    let asked = self.names.entry(name).or_default();
+                    asked.uses.insert((*protocol, port));
+                    asked.private |= matches!(class, AddressClass::Private(_));
+                }
             }
         }
     }
@@ -88,27 +104,23 @@ impl Learned {
 
     /// Destinations with the same ports share a rule, up to what a rule can hold.
     fn rules(&self) -> Vec<LearnedRule> {
-        let mut by_ports: BTreeMap<Vec<String>, Destinations> = BTreeMap::new();
-        for (name, uses) in &self.names {
-            by_ports.entry(ports(uses)).or_default().names.push(name.to_string());
+        let mut by_ports: BTreeMap<(Vec<String>, bool), Destinations> = BTreeMap::new();
+        for (name, asked) in &self.names {
+            let same = by_ports.entry((ports(&asked.uses), asked.private)).or_default();
+            same.names.push(name.to_string());
         }
         for (address, uses) in &self.addresses {
-            by_ports.entry(ports(uses)).or_default().addresses.push(*address);
+            by_ports.entry((ports(uses), false)).or_default().addresses.push(*address);
         }
-        let rule = |ports: &Vec<String>, peers: &[String]| LearnedRule {
-            ports: ports.clone(),
-            peers: peers.to_vec(),
-        };
-        by_ports
-            .iter()
-            .flat_map(|(ports, destinations)| {
-                destinations
-                    .peers()
-                    .chunks(PEERS_PER_RULE)
-                    .map(|peers| rule(ports, peers))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let mut rules = Vec::new();
+        for ((ports, private), destinations) in by_ports {
+            rules.extend(destinations.peers().chunks(PEERS_PER_RULE).map(|peers| LearnedRule {
+                ports: ports.clone(),
+                peers: peers.to_vec(),
+                private,
+            }));
+        }
+        rules
     }
 }
 
@@ -117,6 +129,7 @@ impl Learned {
 struct LearnedRule {
     ports: Vec<String>,
     peers: Vec<String>,
+    private: bool,
 }
 
 fn document(text: &mut String, number: usize, rules: &[LearnedRule]) {
@@ -137,6 +150,9 @@ fn document(text: &mut String, number: usize, rules: &[LearnedRule]) {
         writeln!(text, "    ports:").ok();
         for port in &rule.ports {
             writeln!(text, "    - {port}").ok();
+        }
+        if rule.private {
+            text.push_str("    privateAddresses: true\n");
         }
     }
 }
@@ -227,6 +243,26 @@ mod tests {
         assert_eq!(peers(&[PortSpec::all(Protocol::IcmpEcho)]), block("203.0.113.1/32"));
         assert_eq!(peers(&[PortSpec::all(Protocol::Number(47))]), block("203.0.113.2/32"));
         assert_eq!(file.rules().len(), 5);
+    }
+
+    #[test]
+    fn private_addresses_of_names_are_written_as_such() {
+        // X4, A3
+        let learned = learned(&[
+            packet(6, "198.51.100.1", 443, Some("public.example")),
+            packet(6, "10.9.9.9", 443, Some("private.example")),
+            packet(6, "127.0.0.1", 443, Some("own.example")),
+        ]);
+        let rules = read(&learned, "x").rules();
+        let of = |text: &str| {
+            let pattern = Pattern::parse(text).unwrap();
+            let names = |peer: &Peer| matches!(peer, Peer::Names(names) if names.contains(&pattern));
+            rules.iter().find(|rule| rule.peers.iter().any(names)).unwrap()
+        };
+        assert!(of("private.example").private_addresses);
+        assert!(!of("public.example").private_addresses && !of("own.example").private_addresses);
+        let own = Peer::Block { cidr: "127.0.0.1/32".parse().unwrap(), except: vec![] };
+        assert!(rules.iter().any(|rule| rule.peers.contains(&own)), "a name cannot give it: {rules:?}");
     }
 
     #[test]
