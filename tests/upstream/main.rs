@@ -1,0 +1,13 @@
+//! What the resolver asks of others: plain and over TLS, of scripted servers and of real ones.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod authority;
+#[path = "../standalone/client.rs"]
+#[allow(dead_code, reason = "shared with the tests of whole processes")]
+mod client;
+mod dot;
+mod lab;
+mod plain;
+#[path = "../standalone/resolver.rs"]
+#[allow(dead_code, reason = "shared with the tests of whole processes")]
+mod resolver;
