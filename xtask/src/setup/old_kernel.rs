@@ -78,13 +78,13 @@ fn make(folder: &Path) -> Result<()> {
 
 /// Leaves `vmlinuz` and `lib/modules`; returns the kernel's release.
 fn unpack(folder: &Path) -> Result<String> {
-    let depends = output(Command::new("apt-cache").args(["depends", PACKAGE]))?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let release =
-        package.with_context(|| format!("{PACKAGE} is not known; run `apt-get update`"))?.to_owned();
-    let mut download = Command::new("apt-get");
-    download.args(["download", "--quiet", &format!("linux-image-{release}")]).current_dir(folder);
-    run(&mut download)?;
+    let mut release = String::new();
+    packages::with_fresh_lists(&mut || {
+        release = current_release()?;
+        let mut download = Command::new("apt-get");
+        download.args(["download", "--quiet", &format!("linux-image-{release}")]).current_dir(folder);
+        run(&mut download)
+    })?;
     let archive = find(folder, ".deb")?;
     let whole = folder.join("whole");
     run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&whole))?;
@@ -102,6 +102,13 @@ fn unpack(folder: &Path) -> Result<String> {
     fs::remove_file(archive)?;
     fs::remove_dir_all(whole)?;
     Ok(release)
+}
+
+/// Of the kernel that the package lists name.
+fn current_release() -> Result<String> {
+    let depends = output(Command::new("apt-cache").args(["depends", PACKAGE]))?;
+    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    Ok(package.with_context(|| format!("{PACKAGE} is not known to apt"))?.to_owned())
 }
 
 fn find(folder: &Path, suffix: &str) -> Result<std::path::PathBuf> {

@@ -117,19 +117,34 @@ fn install(missing: &[&Package]) -> Result<()> {
     }
     eprint!("installing packages:\n{reasons}");
     let _quiet = NoServices::new()?;
-    if !names.split(' ').all(is_known) {
-        run(apt().arg("update"))?;
-    }
-    run(apt().args(["install", "--yes", "--no-install-recommends"]).args(names.split(' '))).with_context(
-        || {
-            format!(
-                "Debian 12 has all of them, LLVM 22 among its security updates (bookworm-security): see that apt \
-                 knows those; elsewhere install what is named here in the system's own way: {names}"
-            )
-        },
-    )?;
+    let mut install =
+        || run(apt().args(["install", "--yes", "--no-install-recommends"]).args(names.split(' ')));
+    let installed = if names.split(' ').all(is_known) {
+        with_fresh_lists(&mut install)
+    } else {
+        update().and_then(|()| install())
+    };
+    installed.with_context(|| {
+        format!(
+            "Debian 12 has all of them, LLVM 22 among its security updates (bookworm-security): see that apt knows \
+             those; elsewhere install what is named here in the system's own way: {names}"
+        )
+    })?;
     keep_services_stopped(missing);
     Ok(())
+}
+
+/// Does what gets packages; once more with new lists when it fails, since old ones name versions that are gone.
+pub(super) fn with_fresh_lists(get: &mut impl FnMut() -> Result<()>) -> Result<()> {
+    get().or_else(|error| {
+        eprintln!("{error:#}; once more with new lists of packages");
+        update()?;
+        get()
+    })
+}
+
+fn update() -> Result<()> {
+    run(apt().arg("update"))
 }
 
 fn apt() -> Command {
