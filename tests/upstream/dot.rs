@@ -48,7 +48,10 @@ impl Front {
         .await
     }
 
-    async fn serve<F>(files: &Files, serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Clone + 'static) -> Self
+    async fn serve<F>(
+        files: &Files,
+        serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Clone + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + Send,
     {
@@ -134,7 +137,8 @@ async fn who_does_not_prove_the_name_is_not_asked() {
     }
     assert_eq!(server.asked().len(), 0);
     // Never without encryption instead, though the server would answer.
-    let error = Asker::new([upstream(server.address(), &authority, NAME)]).ask("a.example").await.unwrap_err();
+    let error =
+        Asker::new([upstream(server.address(), &authority, NAME)]).ask("a.example").await.unwrap_err();
     assert!(matches!(error, UpstreamError::Unreachable { .. }), "{error}");
     assert_eq!(server.asked().len(), 0);
 }
@@ -173,21 +177,22 @@ async fn a_server_that_hangs_gets_company() {
 async fn answers_find_their_questions_in_any_order() {
     const QUESTIONS: usize = 8;
     let authority = Authority::new();
-    let front = Front::serve(&authority.sign("server", NAME), |mut stream: TlsStream<TcpStream>| async move {
-        let mut answers = Vec::new();
-        for _ in 0..QUESTIONS {
-            let mut message = vec![0; stream.read_u16().await.unwrap().into()];
-            stream.read_exact(&mut message).await.unwrap();
-            answers.push(echo_address(&message));
-        }
-        for answer in answers.iter().rev() {
-            stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
-            stream.write_all(answer).await.unwrap();
-        }
-        stream.flush().await.unwrap();
-        stream.read_u8().await.ok();
-    })
-    .await;
+    let front =
+        Front::serve(&authority.sign("server", NAME), |mut stream: TlsStream<TcpStream>| async move {
+            let mut answers = Vec::new();
+            for _ in 0..QUESTIONS {
+                let mut message = vec![0; stream.read_u16().await.unwrap().into()];
+                stream.read_exact(&mut message).await.unwrap();
+                answers.push(echo_address(&message));
+            }
+            for answer in answers.iter().rev() {
+                stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+            stream.flush().await.unwrap();
+            stream.read_u8().await.ok();
+        })
+        .await;
     let asker = Arc::new(Asker::new([front.upstream(&authority, NAME)]));
     let mut all = JoinSet::new();
     for number in 0..QUESTIONS {

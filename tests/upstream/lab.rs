@@ -28,7 +28,11 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub(crate) fn new(servers: impl IntoIterator<Item = impl Into<Upstream>>) -> Self {
-        Self { group: Group::new(servers), outstanding: Outstanding::default(), counters: Counters::default() }
+        Self {
+            group: Group::new(servers),
+            outstanding: Outstanding::default(),
+            counters: Counters::default(),
+        }
     }
 
     pub(crate) async fn ask(&self, name: &str) -> Result<Message, UpstreamError> {

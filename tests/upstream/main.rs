@@ -8,6 +8,7 @@ mod client;
 mod dot;
 mod lab;
 mod plain;
+mod real;
 #[path = "../standalone/resolver.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
 mod resolver;

@@ -124,7 +124,11 @@ async fn answers_that_do_not_fit_are_counted_and_waited_past() {
             let turned: String = name
                 .chars()
                 .map(|letter| {
-                    if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() }
+                    if letter.is_ascii_lowercase() {
+                        letter.to_ascii_uppercase()
+                    } else {
+                        letter.to_ascii_lowercase()
+                    }
                 })
                 .collect();
             answer.queries[0].set_name(hickory_proto::rr::Name::from_ascii(turned).unwrap());
