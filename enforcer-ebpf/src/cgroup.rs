@@ -57,8 +57,7 @@ fn judge(skb: Skb, direction: Direction) -> i32 {
     }
 }
 
-/// Apart from the rest, because stacks are small.
-#[inline(never)]
+#[inline(always)]
 fn parse(skb: Skb, packet: &mut Packet) -> Option<Reason> {
     let length = packet.length;
     parse_ip(skb, packet, length)

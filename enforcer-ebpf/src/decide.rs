@@ -70,7 +70,7 @@ fn judge_egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if packet.fragment == fragment::LATER {
         return judge_later_fragment(endpoint, packet);
     }
-    if is_dns(endpoint, packet) {
+    if is_dns(endpoint, packet) && !is_direct_dns(endpoint, packet) {
         return judge_dns(endpoint, packet);
     }
     if !endpoint.is_cgroup() && goes_astray(skb, endpoint, packet) {
@@ -381,13 +381,16 @@ fn is_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
     false
 }
 
-/// `Dns` = to be redirected; rules for servers that may be asked directly come first.
+/// Whether a rule allows just this server: the workload may ask it without us. Apart from the rest, because stacks
+/// are small.
+#[inline(never)]
+fn is_direct_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
+    rules::is_direct_dns(endpoint, &question_of(packet))
+}
+
+/// `Dns` = to be redirected.
 #[inline(always)]
-fn judge_dns(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    let question = question_of(packet);
-    if rules::is_direct_dns(endpoint, &question) {
-        return judge_flow(endpoint, packet);
-    }
+fn judge_dns(endpoint: &Endpoint, packet: &Packet) -> Reason {
     let to = &packet.destination;
     let everybody =
         if packet.family == 4 { to[12] >= 224 || to[12] == 127 || to[12] == 0 } else { to[0] == 0xff };

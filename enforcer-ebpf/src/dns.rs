@@ -47,28 +47,33 @@ fn flow_key(packet: &Packet, port: [u8; 2]) -> DnsFlowKey {
 /// Sends a query to the resolver. -1 = it cannot be; otherwise what the program returns.
 #[inline(always)]
 pub fn redirect(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
-    nameward_redirect(skb, endpoint, packet)
+    // One after the other instead of one inside the other: stacks are small.
+    match nameward_ask(skb, endpoint, packet) {
+        0 => -1,
+        resolver_port => nameward_redirect(skb, endpoint, packet, resolver_port),
+    }
 }
 
 /// See [`redirect`]. A global function, see `rules::nameward_judge`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn nameward_redirect(skb: Skb, endpoint: *const Endpoint, packet: *const Packet) -> i32 {
+extern "C" fn nameward_redirect(
+    skb: Skb,
+    endpoint: *const Endpoint,
+    packet: *const Packet,
+    resolver_port: u32,
+) -> i32 {
     // SAFETY: null or what callers pass; the verifier checks it.
     match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
-        (Some(endpoint), Some(packet)) => send(skb, endpoint, packet),
+        (Some(endpoint), Some(packet)) => send(skb, endpoint, packet, resolver_port),
         _ => -1,
     }
 }
 
 #[inline(always)]
-fn send(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
+fn send(skb: Skb, endpoint: &Endpoint, packet: &Packet, resolver_port: u32) -> i32 {
     let Some(config) = endpoint.config() else { return -1 };
     let dns = &config.dns;
-    let resolver_port = ask(skb, endpoint, packet);
-    if resolver_port == 0 {
-        return -1;
-    }
     let four = packet.family == 4;
     let rewrite = Rewrite {
         source: if four { dns.identity4 } else { dns.identity6 },
@@ -86,7 +91,17 @@ fn send(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
 }
 
 /// The resolver's port for the server that is asked, noted for the answer. 0 = the query cannot be redirected.
+#[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn nameward_ask(skb: Skb, endpoint: *const Endpoint, packet: *const Packet) -> u32 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
+        (Some(endpoint), Some(packet)) => ask(skb, endpoint, packet),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
 fn ask(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> u32 {
     let Some(config) = endpoint.config() else { return 0 };
     let dns = &config.dns;

@@ -113,7 +113,7 @@ pub fn dns_return(context: TcContext) -> i32 {
 }
 
 /// `Some(NotIp)` for everything that is not IP, ARP included.
-#[inline(never)]
+#[inline(always)]
 fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
     // SAFETY: fields of the context.
     let (length, tagged, protocol) = unsafe { ((*skb).len, (*skb).vlan_present, (*skb).protocol) };

@@ -151,7 +151,7 @@ pub fn is_cluster(endpoint: &Endpoint, remote: &Address) -> bool {
 }
 
 /// Whether the classes of direct DNS cover a server: an `ipBlock` rule with an entry of just port 53.
-#[inline(never)]
+#[inline(always)]
 pub fn is_direct_dns(endpoint: &Endpoint, question: &Question) -> bool {
     let slot = endpoint.switch.slot() & 1;
     let direct = endpoint.config().map_or(0, |config| config.direct_dns[slot]);
