@@ -172,37 +172,39 @@ async fn a_server_that_hangs_gets_company() {
     assert_eq!(asker.addresses("a.example").await, [address(2)]);
 }
 
-// RFC 7858, section 3.3: answers come in any order
+// RFC 7858, section 3.3: answers come in any order. So many questions have the same ID at times.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_find_their_questions_in_any_order() {
-    const QUESTIONS: usize = 8;
+    const QUESTIONS: usize = 1_500;
     let authority = Authority::new();
-    let front =
-        Front::serve(&authority.sign("server", NAME), |mut stream: TlsStream<TcpStream>| async move {
-            let mut answers = Vec::new();
-            for _ in 0..QUESTIONS {
-                let mut message = vec![0; stream.read_u16().await.unwrap().into()];
-                stream.read_exact(&mut message).await.unwrap();
-                answers.push(echo_address(&message));
+    let serve = |mut stream: TlsStream<TcpStream>| async move {
+        let mut answers = Vec::new();
+        while let Ok(length) = stream.read_u16().await {
+            let mut message = vec![0; length.into()];
+            stream.read_exact(&mut message).await.unwrap();
+            answers.push(echo_address(&message));
+            if answers.len() < QUESTIONS {
+                continue;
             }
             for answer in answers.iter().rev() {
                 stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
                 stream.write_all(answer).await.unwrap();
             }
             stream.flush().await.unwrap();
-            stream.read_u8().await.ok();
-        })
-        .await;
+        }
+    };
+    let front = Front::serve(&authority.sign("server", NAME), serve).await;
     let asker = Arc::new(Asker::new([front.upstream(&authority, NAME)]));
     let mut all = JoinSet::new();
     for number in 0..QUESTIONS {
-        let (asker, last) = (asker.clone(), u8::try_from(number).unwrap());
-        all.spawn(async move { (asker.addresses(&format!("{last}.example")).await, last) });
+        let (asker, last) = (asker.clone(), u8::try_from(number % 256).unwrap());
+        all.spawn(async move { (asker.addresses(&format!("{last}.a{number}.example")).await, last) });
     }
     while let Some(done) = all.join_next().await {
         let (addresses, last) = done.unwrap();
         assert_eq!(addresses, [address(last)]);
     }
+    assert_eq!(front.connections(), 1);
 }
 
 /// The answer whose last octet is the first label.

@@ -34,6 +34,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(10);
 /// A connection with questions, from which nothing comes for this time, is lost.
 const SILENCE: Duration = Duration::from_secs(2);
+/// Another question on the connection has the same ID.
+const TAKEN: io::ErrorKind = io::ErrorKind::AlreadyExists;
 /// Questions on one connection at a time.
 const MOST: usize = 4_096;
 
@@ -135,12 +137,6 @@ struct Request {
     answer: oneshot::Sender<io::Result<Vec<u8>>>,
 }
 
-enum Found {
-    /// It served before: the server may have closed it meanwhile.
-    Kept(Line),
-    New(Line),
-}
-
 impl TlsClient {
     pub(super) fn new(address: SocketAddr, tls: Tls) -> Self {
         Self { address, tls, line: Mutex::new(None) }
@@ -152,13 +148,16 @@ impl TlsClient {
         outstanding: &Outstanding,
         counters: &Counters,
     ) -> io::Result<Message> {
-        let asked = question.ask_padded(outstanding);
-        let answer = match self.line() {
-            Found::New(line) => say(&line, &asked).await?,
-            Found::Kept(line) => match say(&line, &asked).await {
-                Ok(answer) => answer,
-                Err(_closed) => say(&self.another(&line), &asked).await?,
-            },
+        let (mut line, mut kept) = self.line();
+        let mut asked = question.ask_padded(outstanding);
+        let answer = loop {
+            match say(&line, &asked).await {
+                Ok(answer) => break answer,
+                Err(error) if error.kind() == TAKEN => asked = question.ask_padded(outstanding),
+                // The server may have closed it long ago.
+                Err(_closed) if kept => (line, kept) = (self.another(&line), false),
+                Err(error) => return Err(error),
+            }
         };
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         if !asked.is_answered_by(&answer) {
@@ -168,11 +167,12 @@ impl TlsClient {
         Message::from_vec(&answer).map_err(|error| invalid(error.to_string()))
     }
 
-    fn line(&self) -> Found {
+    /// A connection, and whether it was there before.
+    fn line(&self) -> (Line, bool) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         match &*line {
-            Some(open) if !open.is_closed() => Found::Kept(open.clone()),
-            Some(_) | None => Found::New(line.insert(self.open()).clone()),
+            Some(open) if !open.is_closed() => (open.clone(), true),
+            Some(_) | None => (line.insert(self.open()).clone(), false),
         }
     }
 
@@ -264,7 +264,7 @@ impl Connection {
         // Who was faster elsewhere does not wait any more.
         self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
         if self.waiting.contains_key(&request.id) {
-            answer(request, Err(io::Error::other("another question has the same ID")));
+            answer(request, Err(TAKEN.into()));
             return Ok(());
         }
         let length = u16::try_from(request.message.len()).map_err(io::Error::other)?;
