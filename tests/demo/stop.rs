@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nameward_test_support::patient;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -52,7 +53,7 @@ pub(crate) fn watch() -> Result<()> {
                 other => bail!("cannot handle signals: {other:?}"),
             };
             ready.send(()).ok();
-            let (story, whole) = (tokio::time::sleep(STORY), tokio::time::sleep(WHOLE));
+            let (story, whole) = (tokio::time::sleep(patient(STORY)), tokio::time::sleep(patient(WHOLE)));
             tokio::pin!(story, whole);
             let mut told = false;
             loop {

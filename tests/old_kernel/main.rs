@@ -13,7 +13,8 @@ fn boot(script: &str) -> String {
     let nameward = program("nameward").unwrap();
     let bin = nameward.parent().unwrap().display();
     let kernel = OldKernel::find().unwrap();
-    let script = format!("set -eu; export bin={bin} NAMEWARD_BIN_DIR={bin}; uname -r\n{script}");
+    let script =
+        format!("set -eu; export bin={bin} NAMEWARD_BIN_DIR={bin} NAMEWARD_PATIENCE=4; uname -r\n{script}");
     let booted = kernel.run(&script, DEADLINE).unwrap();
     println!("{}", booted.output);
     assert_eq!(booted.status, 0, "{}", booted.output);

@@ -15,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::patient;
+
 const STEP: Duration = Duration::from_millis(2);
 /// How long output may stay open after the command has ended: something that it started may hold it.
 const REST: Duration = Duration::from_secs(2);
@@ -43,7 +45,7 @@ pub fn start(command: &mut Command) -> Result<Child> {
 /// See [`output_within`].
 pub fn finish(mut child: Child, limit: Duration) -> Result<Output> {
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let status = wait(&mut child, Instant::now() + limit)?;
+    let status = wait(&mut child, Instant::now() + patient(limit))?;
     if status.is_none() {
         let group = Pid::from_raw(child.id().cast_signed());
         killpg(group, Signal::SIGKILL).ok();

@@ -15,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::patient;
+
 /// How long a process has to end after SIGTERM, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(5);
@@ -38,7 +40,7 @@ impl Daemon {
 
     /// Waits until `ready` holds. Fails when the process ends before, or not within `deadline`, with what it wrote.
     pub fn wait(&mut self, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
-        let end = Instant::now() + deadline;
+        let end = Instant::now() + patient(deadline);
         while !ready() {
             self.check()?;
             if Instant::now() > end {

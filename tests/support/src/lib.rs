@@ -50,5 +50,5 @@ pub use netns::Netns;
 pub use old_kernel::{Booted, OldKernel};
 pub use privileged::{must_run, privileged};
 pub use programs::program;
-pub use wait::{wait_until, wait_until_async};
+pub use wait::{patient, wait_until, wait_until_async};
 pub use workload::Workload;

@@ -7,13 +7,20 @@ use std::{
 
 const STEP: Duration = Duration::from_millis(5);
 
+/// A deadline on this machine: `NAMEWARD_PATIENCE` times as long where that is set, as on emulated processors.
+#[must_use]
+pub fn patient(deadline: Duration) -> Duration {
+    let factor = std::env::var("NAMEWARD_PATIENCE").ok().and_then(|text| text.parse().ok());
+    deadline.saturating_mul(factor.unwrap_or(1))
+}
+
 /// Asks until `found` gives something, and returns that.
 ///
 /// # Panics
 /// When nothing was found before the deadline; `what` says what was waited for.
 #[track_caller]
 pub fn wait_until<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + patient(deadline);
     loop {
         if let Some(value) = found() {
             return value;
@@ -32,7 +39,7 @@ pub async fn wait_until_async<T>(
     deadline: Duration,
     mut found: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + patient(deadline);
     loop {
         if let Some(value) = found().await {
             return value;
