@@ -1,7 +1,8 @@
 //! The contract between resolver and enforcer: messages and service ([`proto`]), conversions to types without
 //! protobuf in them ([`Identity`], [`addresses`]), and the hand-over of DNS sockets ([`sockets`]).
 //!
-//! The resolver serves, enforcers call; both sides of a node meet in one folder of unix sockets ([`folder`]).
+//! The resolver serves, enforcers call; both sides of a node meet in one folder of unix sockets ([`folder`]), those of
+//! different nodes over TCP, where each proves who it is ([`tls`]). Sockets cannot be handed over TCP.
 //! What the rules in an `Endpoint` mean is not known here: they travel as bytes.
 //!
 //! Used by `nameward-resolver`, `nameward-enforcer` and `nameward-cni`.
@@ -9,6 +10,7 @@
 mod convert;
 pub mod folder;
 pub mod sockets;
+pub mod tls;
 
 pub use convert::{Identity, MalformedAddress, addresses, from_addresses, ip_from_bytes, ip_to_bytes};
 
