@@ -1,11 +1,13 @@
 //! The command line of `nameward-enforcer`.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use clap::Parser;
 use nameward_daemon::LogForm;
 
-use crate::{EnforcerOptions, dns_link::DnsLinkOptions, kernel::HostOptions};
+use nameward_feed::tls::{Credentials, Remote, TlsError, TlsFiles};
+
+use crate::{EnforcerOptions, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions};
 
 /// Enforces egress policies by name on the interfaces and cgroups of this host.
 ///
@@ -18,9 +20,25 @@ pub struct Options {
     #[arg(long, value_name = "FILE", required_unless_present = "remove")]
     pub config: Option<PathBuf>,
 
-    /// Folder where resolvers listen [default: unix:/run/nameward/feed]
-    #[arg(long, value_name = "unix:DIR")]
-    pub feed: Option<UnixPath>,
+    /// Where resolvers are; may be repeated, all are connected to [default: unix:/run/nameward/feed]
+    ///
+    /// unix:DIR is a folder where resolvers of this host listen, and get the DNS sockets of its workloads.
+    /// tls://ADDR:PORT is a resolver elsewhere, which has to prove NAME (ADDR, where it is left out). DNS sockets cannot
+    /// be given away over the network: workloads have to reach it by a forwarder that it trusts.
+    #[arg(long, value_name = "unix:DIR | tls://ADDR:PORT[#NAME]", verbatim_doc_comment)]
+    pub feed: Vec<FeedPlace>,
+
+    /// Certificate for tls:// resolvers (PEM): it has to be for the name of --node. Read again when it changes
+    #[arg(long, value_name = "FILE", requires_all = ["feed_key", "feed_ca"])]
+    pub feed_certificate: Option<PathBuf>,
+
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_ca"])]
+    pub feed_key: Option<PathBuf>,
+
+    /// Certificates of the authority that resolvers' certificates come from (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_key"])]
+    pub feed_ca: Option<PathBuf>,
 
     /// Serve bindings, endpoints, decisions and explanations on this socket
     #[arg(long, value_name = "unix:PATH")]
@@ -79,6 +97,54 @@ impl FromStr for UnixPath {
     }
 }
 
+/// Where resolvers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedPlace {
+    /// On this host.
+    Folder(PathBuf),
+    /// Elsewhere.
+    Remote(Remote),
+}
+
+impl FromStr for FeedPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix(Remote::SCHEME) {
+            return Remote::read(rest).map(Self::Remote);
+        }
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Folder(path.into())),
+            Some(_) => Err("the path must begin with /".into()),
+            None => Err(format!(
+                "write unix:{text} for a folder, or tls://ADDR:PORT#NAME for a resolver elsewhere"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for FeedPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "unix:{}", path.display()),
+            Self::Remote(remote) => remote.fmt(f),
+        }
+    }
+}
+
+/// Resolvers that cannot be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// No certificates for them.
+    #[error(
+        "--feed {0} needs certificates: name the files with --feed-certificate, --feed-key and --feed-ca"
+    )]
+    NoCertificates(Remote),
+    /// Bad ones.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 impl Options {
     /// Where the enforcer keeps things.
     pub fn enforcer(&self, trusted: Vec<std::net::SocketAddr>) -> EnforcerOptions {
@@ -106,9 +172,34 @@ impl Options {
         }
     }
 
-    /// The folder where resolvers listen.
-    pub fn feed(&self) -> PathBuf {
-        self.feed.as_ref().map_or_else(|| self.run_folder().join("feed"), |feed| feed.0.clone())
+    /// Where resolvers are.
+    pub fn feed(&self) -> Vec<FeedPlace> {
+        match self.feed.is_empty() {
+            true => vec![FeedPlace::Folder(self.run_folder().join("feed"))],
+            false => self.feed.clone(),
+        }
+    }
+
+    /// The same, with the certificates that those elsewhere need.
+    ///
+    /// # Errors
+    /// [`FeedError`].
+    pub fn places(&self) -> Result<Vec<Place>, FeedError> {
+        let credentials = match (&self.feed_certificate, &self.feed_key, &self.feed_ca) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                let (certificate, key, authority) = (certificate.clone(), key.clone(), authority.clone());
+                Some(Credentials::read(TlsFiles { certificate, key, authority })?)
+            }
+            _ => None,
+        };
+        let place = |place| match (place, &credentials) {
+            (FeedPlace::Folder(folder), _) => Ok(Place::Folder(folder)),
+            (FeedPlace::Remote(remote), Some(credentials)) => {
+                Ok(Place::Remote(remote, Arc::clone(credentials)))
+            }
+            (FeedPlace::Remote(remote), None) => Err(FeedError::NoCertificates(remote)),
+        };
+        self.feed().into_iter().map(place).collect()
     }
 
     /// What this host is called.
@@ -149,10 +240,20 @@ mod tests {
             Options::try_parse_from(["nameward-enforcer", "--config", "f"].iter().chain(arguments)).unwrap()
         };
         let (one, two) = (read(&[]), read(&["--instance", "blue"]));
-        assert_eq!(one.feed(), PathBuf::from("/run/nameward/feed"));
+        assert_eq!(one.feed(), [FeedPlace::Folder("/run/nameward/feed".into())]);
         assert_ne!(one.state(), two.state());
         assert_ne!(one.dns_link().link, two.dns_link().link);
         assert_ne!(one.dns_link().namespace, two.dns_link().namespace);
+    }
+
+    #[test]
+    fn resolvers_elsewhere_need_certificates() {
+        let feed = ["--feed", "unix:/x", "--feed", "tls://192.0.2.1:9853#r.example"];
+        let all = ["nameward-enforcer", "--config", "f"].iter().chain(&feed);
+        let options = Options::try_parse_from(all).unwrap();
+        let told = options.feed().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(told, "unix:/x tls://192.0.2.1:9853#r.example");
+        assert!(options.places().unwrap_err().to_string().contains("--feed-certificate"));
     }
 
     #[test]
@@ -164,6 +265,9 @@ mod tests {
         };
         assert!(error(&["--config", "f", "--api", "127.0.0.1:80"]).contains("write unix:127.0.0.1:80"));
         assert!(error(&["--config", "f", "--instance", "a/b"]).contains("lower-case letters"));
+        assert!(error(&["--config", "f", "--feed", "/x"]).contains("write unix:/x"));
+        assert!(error(&["--config", "f", "--feed", "tls://192.0.2.1"]).contains("a port"));
+        assert!(error(&["--config", "f", "--feed-key", "k"]).contains("--feed-ca"));
         assert!(error(&[]).contains("--config"));
         assert!(Options::try_parse_from(["nameward-enforcer", "--remove"]).is_ok());
     }

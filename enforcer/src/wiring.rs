@@ -51,8 +51,9 @@ fn start(options: &Options, file: &std::path::Path) -> Result<()> {
 
 async fn enforce(options: &Options, config: Config) -> Result<()> {
     let mut signals = StopSignals::listen()?;
+    let places = options.places()?;
     let enforcer = open(options, &config)?;
-    let feed = FeedClient::new(options.feed(), options.node(), Arc::new(enforcer.clone()));
+    let feed = FeedClient::new(places, options.node(), Arc::new(enforcer.clone()));
     let mut tasks = Tasks::new();
     start_tasks(options, &enforcer, &feed, &mut tasks)?;
     let guardian = Guardian::new(enforcer.clone(), Some(Arc::clone(&feed)));
@@ -62,7 +63,8 @@ async fn enforce(options: &Options, config: Config) -> Result<()> {
         () = signals.arrived() => return Ok(()),
     }
     supervisor::ready();
-    tracing::info!(feed = %options.feed().display(), node = options.node(), "enforcing");
+    let places = options.feed().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    tracing::info!(feed = places, node = options.node(), "enforcing");
     tasks.spawn("configuration", follower.follow());
     tokio::select! {
         fault = tasks.fault() => return Err(fault),

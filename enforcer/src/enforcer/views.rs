@@ -200,6 +200,7 @@ fn view(guarded: &Guarded) -> Option<EndpointView> {
         name: guarded.config.name.clone(),
         generation: endpoint.generation(),
         identity: guarded.identity.clone(),
+        addresses: guarded.config.addresses.clone(),
         rules: json.into(),
     })
 }

@@ -12,12 +12,12 @@ use std::{
 
 use nameward_feed::{
     DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
-    folder::ResolverSockets,
     proto::{
         FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd, feed_client::FeedClient,
         from_enforcer, from_resolver,
     },
     sockets::HandOverError,
+    tls::TlsError,
 };
 use thiserror::Error;
 use tokio::{
@@ -25,16 +25,21 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
-use super::{Backend, messages};
+use super::{Backend, Resolver, messages, messages::Distance};
 use crate::{Granted, Refused, kernel::BootNanos};
+
+/// How often certificates are looked at.
+const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 
 /// Why a stream ended.
 #[derive(Debug, Error)]
 pub(super) enum ConnectionError {
     #[error("cannot connect to the resolver at {path}: {source}")]
     Connect { path: PathBuf, source: tonic::transport::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot hand over DNS sockets or start a thread: {0}")]
     System(#[from] io::Error),
     #[error(transparent)]
@@ -54,14 +59,20 @@ type Revocations = HashMap<(String, u32), Vec<oneshot::Sender<()>>>;
 
 pub(super) struct Connection {
     say: mpsc::UnboundedSender<FromEnforcer>,
+    distance: Distance,
     heard: Mutex<Option<Instant>>,
     revocations: Mutex<Revocations>,
     end: Notify,
 }
 
 impl Connection {
-    pub(super) fn new(say: mpsc::UnboundedSender<FromEnforcer>) -> Self {
-        Self { say, heard: Mutex::new(None), revocations: Mutex::default(), end: Notify::new() }
+    pub(super) fn new(say: mpsc::UnboundedSender<FromEnforcer>, distance: Distance) -> Self {
+        Self { say, distance, heard: Mutex::new(None), revocations: Mutex::default(), end: Notify::new() }
+    }
+
+    /// Where the resolver is.
+    pub(super) fn distance(&self) -> Distance {
+        self.distance
     }
 
     /// Whether the resolver was heard of lately.
@@ -101,26 +112,24 @@ impl Connection {
     /// at one go with that.
     pub(super) async fn serve(
         &self,
-        resolver: &ResolverSockets,
+        resolver: &Resolver,
         node: &str,
         backend: &Arc<dyn Backend>,
         outgoing: mpsc::UnboundedReceiver<FromEnforcer>,
         enter: impl FnOnce(&dyn Fn()),
     ) -> Result<(), ConnectionError> {
-        let connect = |source| ConnectionError::Connect { path: resolver.feed.clone(), source };
-        let endpoint =
-            Endpoint::from_shared(format!("unix://{}", resolver.feed.display())).map_err(connect)?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect().await.map_err(connect)?;
-        let (sockets, handing) = (resolver.sockets.clone(), Arc::clone(backend));
-        let handed = tokio::task::spawn_blocking(move || hand_over(&sockets, &*handing)).await;
-        let number = handed.map_err(io::Error::other)??;
+        let (channel, number) = open(resolver, backend).await?;
         enter(&|| self.say_snapshot(node, number, &**backend));
         let stream = FeedClient::new(channel)
             .enforce(UnboundedReceiverStream::new(outgoing))
             .await
             .map_err(Box::new)?
             .into_inner();
-        let ended = self.listen(stream, self.grants(Arc::clone(backend))?).await;
+        let grants = self.grants(Arc::clone(backend))?;
+        let ended = tokio::select! {
+            ended = self.listen(stream, grants) => ended,
+            () = other_certificates(resolver) => Ok(()),
+        };
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
         ended
@@ -130,7 +139,7 @@ impl Connection {
         use from_enforcer::Message;
         self.say(message(Message::Hello(Hello { version: VERSION, node: node.into(), sockets })));
         for endpoint in backend.endpoints() {
-            self.say(message(Message::Endpoint(endpoint.to_message())));
+            self.say(message(Message::Endpoint(endpoint.to_message(self.distance))));
         }
         for binding in backend.bindings() {
             self.say(message(Message::Binding(binding.to_message())));
@@ -236,6 +245,35 @@ fn grant_one(grant: &Grant, backend: &dyn Backend) -> Result<Granted, Refused> {
 
 fn message(message: from_enforcer::Message) -> FromEnforcer {
     FromEnforcer { message: Some(message) }
+}
+
+/// A way to the resolver, and the number of the sockets that it was handed.
+async fn open(resolver: &Resolver, backend: &Arc<dyn Backend>) -> Result<(Channel, u64), ConnectionError> {
+    match resolver {
+        Resolver::Near(near) => {
+            let connect = |source| ConnectionError::Connect { path: near.feed.clone(), source };
+            let endpoint =
+                Endpoint::from_shared(format!("unix://{}", near.feed.display())).map_err(connect)?;
+            let channel =
+                endpoint.connect_timeout(Duration::from_secs(1)).connect().await.map_err(connect)?;
+            let (sockets, handing) = (near.sockets.clone(), Arc::clone(backend));
+            let handed = tokio::task::spawn_blocking(move || hand_over(&sockets, &*handing)).await;
+            Ok((channel, handed.map_err(io::Error::other)??))
+        }
+        Resolver::Far(remote, credentials) => {
+            Ok((credentials.connect(remote.address, remote.name.clone()).await?, 0))
+        }
+    }
+}
+
+/// Waits until other certificates are in force than those that the stream began with.
+async fn other_certificates(resolver: &Resolver) {
+    let Resolver::Far(_, credentials) = resolver else { return std::future::pending().await };
+    let number = credentials.number();
+    while credentials.number() == number {
+        tokio::time::sleep(LOOK_AT_FILES).await;
+    }
+    tracing::info!(%resolver, "the feed begins anew, with other certificates");
 }
 
 /// Hands the DNS sockets over beside the stream; returns the number that ties them to it, 0 without any.

@@ -18,8 +18,10 @@ pub struct EndpointView {
     pub name: String,
     /// Generation of its rules.
     pub generation: u32,
-    /// What tells its queries from others'.
+    /// What tells its queries from others' at the sockets that are handed over.
     pub identity: Vec<Identity>,
+    /// Its own addresses: what a forwarder elsewhere says of its clients.
+    pub addresses: Vec<IpAddr>,
     /// `policy::DnsRules` as JSON.
     pub rules: Arc<[u8]>,
 }
@@ -35,13 +37,26 @@ pub struct BindingView {
     pub addresses: Vec<(IpAddr, Duration)>,
 }
 
+/// Where a resolver is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Distance {
+    /// On this node: it serves the sockets that are handed over.
+    Near,
+    /// Elsewhere: ports and identity addresses of this node mean nothing there.
+    Far,
+}
+
 impl EndpointView {
-    pub(super) fn to_message(&self) -> proto::Endpoint {
+    pub(super) fn to_message(&self, distance: Distance) -> proto::Endpoint {
+        let identity = match distance {
+            Distance::Near => self.identity.iter().copied().map(Into::into).collect(),
+            Distance::Far => self.addresses.iter().map(|one| Identity::Source(*one).into()).collect(),
+        };
         proto::Endpoint {
             uid: self.uid.to_string(),
             name: self.name.clone(),
             generation: self.generation,
-            identity: self.identity.iter().copied().map(Into::into).collect(),
+            identity,
             rules: self.rules.to_vec().into(),
         }
     }

@@ -1,4 +1,6 @@
-//! The enforcer's end of the feed: one stream to each resolver of the node.
+//! The enforcer's end of the feed: one stream to each resolver, of this node (a folder of unix sockets) and elsewhere
+//! (TLS). Resolvers elsewhere get no DNS sockets, which cannot be handed over TCP: they listen for themselves, and know
+//! endpoints by what a forwarder that they trust says.
 //!
 //! Says what endpoints there are and what they may ask, takes grants and acknowledges them, takes back what may not
 //! be answered any more. What a grant means is the [`Backend`]'s business.
@@ -17,10 +19,12 @@ use nameward_feed::{
     folder::{self, ResolverSockets},
     proto::{FromEnforcer, from_enforcer::Message},
     sockets::DnsSocket,
+    tls::{Credentials, Remote},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
-use connection::Connection;
+use connection::{Connection, ConnectionError};
+use messages::Distance;
 pub use messages::{BindingView, EndpointView};
 
 use crate::{GrantRequest, Granted, Refused};
@@ -48,47 +52,85 @@ pub trait Backend: Send + Sync + 'static {
     fn dns_sockets(&self) -> std::io::Result<Vec<DnsSocket>>;
 }
 
-/// Streams to all resolvers that have a socket in one folder.
+/// Where resolvers are looked for.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// All that have sockets in this folder.
+    Folder(PathBuf),
+    /// One on the network.
+    Remote(Remote, Arc<Credentials>),
+}
+
+/// A resolver to connect to.
+#[derive(Clone, Debug)]
+enum Resolver {
+    Near(ResolverSockets),
+    Far(Remote, Arc<Credentials>),
+}
+
+impl Resolver {
+    fn distance(&self) -> Distance {
+        match self {
+            Self::Near(_) => Distance::Near,
+            Self::Far(..) => Distance::Far,
+        }
+    }
+}
+
+/// What tells it from others.
+impl std::fmt::Display for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Near(sockets) => write!(f, "unix:{}", sockets.feed.display()),
+            Self::Far(remote, _) => remote.fmt(f),
+        }
+    }
+}
+
+/// Streams to all resolvers of some places.
 pub struct FeedClient {
-    folder: PathBuf,
+    places: Vec<Place>,
     node: String,
     backend: Arc<dyn Backend>,
-    connections: Mutex<HashMap<PathBuf, Arc<Connection>>>,
+    connections: Mutex<HashMap<String, Arc<Connection>>>,
+    /// Why there is no stream to a resolver elsewhere: said once, not with each attempt.
+    troubles: Mutex<HashMap<String, String>>,
 }
 
 impl std::fmt::Debug for FeedClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FeedClient").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("FeedClient").field("places", &self.places).finish_non_exhaustive()
     }
 }
 
 impl FeedClient {
-    /// A client of the resolvers in `folder`; [`run`](Self::run) connects it.
-    pub fn new(folder: PathBuf, node: String, backend: Arc<dyn Backend>) -> Arc<Self> {
-        Arc::new(Self { folder, node, backend, connections: Mutex::new(HashMap::new()) })
+    /// A client of the resolvers in these places; [`run`](Self::run) connects it.
+    pub fn new(places: Vec<Place>, node: String, backend: Arc<dyn Backend>) -> Arc<Self> {
+        Arc::new(Self { places, node, backend, connections: Mutex::default(), troubles: Mutex::default() })
     }
 
     /// Connects to resolvers as they come, again when they went. Never ends by itself.
     pub async fn run(self: Arc<Self>) {
         let mut streams = JoinSet::new();
-        let mut busy: HashSet<PathBuf> = HashSet::new();
+        let mut busy: HashSet<String> = HashSet::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
                 _ = look.tick() => {
                     for resolver in self.resolvers() {
-                        if busy.insert(resolver.feed.clone()) {
+                        let name = resolver.to_string();
+                        if busy.insert(name.clone()) {
                             let client = Arc::clone(&self);
                             streams.spawn(async move {
-                                client.serve(&resolver).await;
-                                resolver.feed
+                                client.serve(&resolver, &name).await;
+                                name
                             });
                         }
                     }
                 }
                 Some(ended) = streams.join_next() => {
-                    if let Ok(path) = ended {
-                        busy.remove(&path);
+                    if let Ok(name) = ended {
+                        busy.remove(&name);
                     } else {
                         busy.clear();
                     }
@@ -124,13 +166,13 @@ impl FeedClient {
 
     /// Says what an endpoint is from now on.
     pub fn publish(&self, endpoint: &EndpointView) {
-        self.broadcast(&Message::Endpoint(endpoint.to_message()));
+        self.broadcast(|distance| Message::Endpoint(endpoint.to_message(distance)));
     }
 
     /// Says that an endpoint is gone.
     pub fn publish_removed(&self, uid: &str) {
         let message = nameward_feed::proto::EndpointRemoved { uid: uid.into() };
-        self.broadcast(&Message::EndpointRemoved(message));
+        self.broadcast(|_| Message::EndpointRemoved(message.clone()));
     }
 
     /// Begins every stream anew, with all DNS sockets that there are now.
@@ -138,10 +180,10 @@ impl FeedClient {
         self.live().iter().for_each(|connection| connection.end());
     }
 
-    fn broadcast(&self, message: &Message) {
+    fn broadcast(&self, message: impl Fn(Distance) -> Message) {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in connections.values() {
-            connection.say(FromEnforcer { message: Some(message.clone()) });
+            connection.say(FromEnforcer { message: Some(message(connection.distance())) });
         }
     }
 
@@ -149,28 +191,55 @@ impl FeedClient {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn resolvers(&self) -> Vec<ResolverSockets> {
-        folder::resolvers(&self.folder).unwrap_or_else(|error| {
-            tracing::warn!(folder = %self.folder.display(), %error, "cannot look for resolvers");
-            Vec::new()
-        })
+    fn resolvers(&self) -> Vec<Resolver> {
+        self.places.iter().flat_map(resolvers).collect()
     }
 
-    async fn serve(&self, resolver: &ResolverSockets) {
+    async fn serve(&self, resolver: &Resolver, name: &str) {
         let (say, outgoing) = mpsc::unbounded_channel();
-        let connection = Arc::new(Connection::new(say));
+        let connection = Arc::new(Connection::new(say, resolver.distance()));
         // Nobody broadcasts meanwhile: a change is in the snapshot or comes after it, never in between.
         let enter = |say_snapshot: &dyn Fn()| {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-            connections.insert(resolver.feed.clone(), Arc::clone(&connection));
+            connections.insert(name.to_owned(), Arc::clone(&connection));
             say_snapshot();
         };
         let ended = connection.serve(resolver, &self.node, &self.backend, outgoing, enter).await;
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&resolver.feed);
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.tell_end(resolver, name, ended);
+    }
+
+    fn tell_end(&self, resolver: &Resolver, name: &str, ended: Result<(), ConnectionError>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         match ended {
-            Ok(()) => tracing::info!(resolver = %resolver.feed.display(), "the resolver closed its feed"),
-            Err(error) => tracing::debug!(resolver = %resolver.feed.display(), %error, "no feed"),
+            Ok(()) => {
+                troubles.remove(name);
+                tracing::info!(resolver = name, "the feed was closed");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                // Sockets of resolvers that are gone are found on a node now and then.
+                if resolver.distance() == Distance::Far && troubles.get(name) != Some(&error) {
+                    tracing::warn!(resolver = name, error, "no feed; it is tried again");
+                } else {
+                    tracing::debug!(resolver = name, error, "no feed");
+                }
+                troubles.insert(name.to_owned(), error);
+            }
         }
+    }
+}
+
+fn resolvers(place: &Place) -> Vec<Resolver> {
+    match place {
+        Place::Folder(folder) => {
+            let found = folder::resolvers(folder).unwrap_or_else(|error| {
+                tracing::warn!(folder = %folder.display(), %error, "cannot look for resolvers");
+                Vec::new()
+            });
+            found.into_iter().map(Resolver::Near).collect()
+        }
+        Place::Remote(remote, credentials) => vec![Resolver::Far(remote.clone(), Arc::clone(credentials))],
     }
 }
 

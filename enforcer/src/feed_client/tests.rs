@@ -106,6 +106,7 @@ fn view() -> EndpointView {
         name: "ci/runner".into(),
         generation: 3,
         identity: vec![Identity::Port(5300)],
+        addresses: vec!["10.0.0.7".parse().unwrap()],
         rules: Arc::from(&b"{}"[..]),
     }
 }
@@ -140,7 +141,8 @@ fn client(
 ) -> (Arc<FeedClient>, blocking::Sender<Result<Granted, Refused>>, tokio::task::JoinHandle<()>) {
     let (open, gate) = blocking::channel();
     let scene = Scene { gate: Mutex::new(gate), with_sockets };
-    let client = FeedClient::new(resolver.folder.clone(), "node-1".into(), Arc::new(scene));
+    let client =
+        FeedClient::new(vec![Place::Folder(resolver.folder.clone())], "node-1".into(), Arc::new(scene));
     let task = tokio::spawn(Arc::clone(&client).run());
     (client, open, task)
 }
