@@ -143,8 +143,12 @@ impl Endpoints {
             return index.by_source.get(&client.to_canonical()).cloned();
         }
         let peer = peer.to_canonical();
-        let found = index.by_port.get(&local.port()).or_else(|| index.by_address.get(&peer));
-        found.or_else(|| index.by_source.get(&peer)).cloned()
+        index.vouched(local, peer).or_else(|| index.by_source.get(&peer)).cloned()
+    }
+
+    /// The same, where an address that nothing vouches for does not count (Q1).
+    pub(crate) fn vouched(&self, local: SocketAddr, peer: IpAddr) -> Option<Arc<Endpoint>> {
+        self.index.load().vouched(local, peer.to_canonical()).cloned()
     }
 
     fn change(&self, change: impl FnOnce(&mut Index)) {
@@ -158,6 +162,10 @@ impl Endpoints {
 }
 
 impl Index {
+    fn vouched(&self, local: SocketAddr, peer: IpAddr) -> Option<&Arc<Endpoint>> {
+        self.by_port.get(&local.port()).or_else(|| self.by_address.get(&peer))
+    }
+
     fn rebuild(&mut self) {
         self.by_port.clear();
         self.by_address.clear();

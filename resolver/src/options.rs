@@ -8,7 +8,10 @@ use std::{
 
 use clap::Parser;
 use nameward_daemon::LogForm;
-use nameward_feed::folder;
+use nameward_feed::{
+    folder,
+    tls::{Remote, TlsFiles},
+};
 use nameward_policy::Name;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
@@ -30,6 +33,9 @@ Examples:
     nameward-resolver --user nobody --upstream 198.51.100.53 --route corp.example=10.0.0.53
   Over TLS, to a server that proves its name, and another if that one fails:
     nameward-resolver --upstream 'tls://198.51.100.53#dns.example' --upstream 'tls://198.51.100.54:8853#dns.example'
+  For enforcers of other hosts, behind a CoreDNS that says whom it asks for:
+    nameward-resolver --feed tls://192.0.2.1:9853 --feed-certificate tls.crt --feed-key tls.key --feed-ca ca.crt \\
+      --listen 192.0.2.1:53 --trusted-forwarder 192.0.2.10 --upstream 198.51.100.53
   Without an enforcer, for tests and measurements (nothing is enforced):
     nameward-resolver --listen 127.0.0.1:5300 --upstream 198.51.100.53 --endpoints endpoints.yaml
 
@@ -43,13 +49,36 @@ RUST_LOG sets what is logged, for instance RUST_LOG=nameward_resolver=debug.";
 /// and measurements, from a file.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nameward-resolver", version, after_help = EXAMPLES)]
+#[command(group = clap::ArgGroup::new("rules").args(["feed", "endpoints"]).multiple(true))]
 pub struct Options {
-    /// Folder where enforcers find this resolver [default: unix:/run/nameward/feed]
-    #[arg(long, value_name = "unix:DIR", conflicts_with_all = ["listen", "endpoints"])]
-    pub feed: Option<Folder>,
+    /// Where enforcers connect; may be repeated [default: unix:/run/nameward/feed]
+    ///
+    /// unix:DIR is a folder where enforcers of this host find this resolver, and hand DNS sockets over.
+    /// tls://ADDR:PORT is for enforcers of other hosts, which have to prove that they are the node they name. They
+    /// cannot hand sockets over: name addresses with --listen, and who forwards questions to them with
+    /// --trusted-forwarder.
+    #[arg(
+        long,
+        value_name = "unix:DIR | tls://ADDR:PORT",
+        conflicts_with = "endpoints",
+        verbatim_doc_comment
+    )]
+    pub feed: Vec<FeedPlace>,
 
-    /// Serve UDP and TCP here, without an enforcer; may be repeated
-    #[arg(long, value_name = "ADDR:PORT", requires = "endpoints")]
+    /// Certificate of this resolver for tls:// (PEM). Read again when it changes, by --user as it were
+    #[arg(long, value_name = "FILE", requires_all = ["feed_key", "feed_ca"])]
+    pub feed_certificate: Option<PathBuf>,
+
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_ca"])]
+    pub feed_key: Option<PathBuf>,
+
+    /// Certificates of the authority that enforcers' certificates come from (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_key"])]
+    pub feed_ca: Option<PathBuf>,
+
+    /// Serve UDP and TCP here: for --trusted-forwarder, or for the workloads of --endpoints; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", requires = "rules")]
     pub listen: Vec<Listen>,
 
     /// Endpoints and policies (YAML) of the workloads that ask at --listen, told apart by their source addresses
@@ -87,8 +116,13 @@ pub struct Options {
 /// Where rules come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Enforcers connect in this folder (S4).
-    Feed(PathBuf),
+    /// Enforcers connect (S4).
+    Feed {
+        /// Where.
+        places: Vec<FeedPlace>,
+        /// Where questions come, beside the sockets that are handed over.
+        listen: Vec<SocketAddr>,
+    },
     /// A file; queries come to these addresses, and nothing is enforced (S2).
     File {
         /// The endpoints.
@@ -107,19 +141,43 @@ pub enum OptionsError {
     /// The resolver would ask itself.
     #[error("--upstream {0} is where this resolver listens: it would ask itself; name another server")]
     OwnUpstream(SocketAddr),
+    /// Nobody can prove anything.
+    #[error(
+        "--feed tls://{0} needs certificates: name the files with --feed-certificate, --feed-key and --feed-ca"
+    )]
+    NoCertificates(SocketAddr),
 }
 
 impl Options {
     /// Where rules come from.
     pub fn source(&self) -> Source {
+        let listen = self.listen.iter().map(|one| one.0).collect();
         match &self.endpoints {
-            Some(file) => {
-                Source::File { file: file.clone(), listen: self.listen.iter().map(|one| one.0).collect() }
+            Some(file) => Source::File { file: file.clone(), listen },
+            None if self.feed.is_empty() => {
+                Source::Feed { places: vec![FeedPlace::Folder(folder::DEFAULT.into())], listen }
             }
-            None => {
-                let folder = self.feed.as_ref().map(|folder| folder.0.clone());
-                Source::Feed(folder.unwrap_or_else(|| PathBuf::from(folder::DEFAULT)))
-            }
+            None => Source::Feed { places: self.feed.clone(), listen },
+        }
+    }
+
+    /// The certificates for enforcers of other hosts.
+    ///
+    /// # Errors
+    /// [`OptionsError::NoCertificates`].
+    pub fn feed_files(&self) -> Result<Option<TlsFiles>, OptionsError> {
+        let far = self.feed.iter().find_map(|place| match place {
+            FeedPlace::Far(address) => Some(*address),
+            FeedPlace::Folder(_) => None,
+        });
+        match (far, &self.feed_certificate, &self.feed_key, &self.feed_ca) {
+            (_, Some(certificate), Some(key), Some(authority)) => Ok(Some(TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                authority: authority.clone(),
+            })),
+            (Some(address), ..) => Err(OptionsError::NoCertificates(address)),
+            (None, ..) => Ok(None),
         }
     }
 
@@ -188,18 +246,29 @@ fn with_zone(text: &str) -> Option<SocketAddr> {
     })
 }
 
-/// A folder written as `unix:DIR`.
+/// Where enforcers connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder(pub PathBuf);
+pub enum FeedPlace {
+    /// `unix:DIR`: those of this host.
+    Folder(PathBuf),
+    /// `tls://ADDR:PORT`: those of others.
+    Far(SocketAddr),
+}
 
-impl FromStr for Folder {
+impl FromStr for FeedPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(address) = text.strip_prefix(Remote::SCHEME) {
+            let address = address.parse().map(Self::Far);
+            return address.map_err(|_| "write an address and a port, such as tls://192.0.2.1:9853".into());
+        }
         match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
+            Some(path) if path.starts_with('/') => Ok(Self::Folder(path.into())),
             Some(_) => Err("the folder must begin with /".into()),
-            None => Err(format!("the feed is a folder of unix sockets: write unix:{text}")),
+            None => Err(format!(
+                "write unix:{text} for a folder, or tls://ADDR:PORT for enforcers of other hosts"
+            )),
         }
     }
 }
@@ -314,8 +383,12 @@ mod tests {
     #[test]
     fn the_feed_is_where_enforcers_look() {
         Options::command().debug_assert();
-        assert_eq!(read(&[]).source(), Source::Feed("/run/nameward/feed".into()));
-        assert_eq!(read(&["--feed", "unix:/x/feed"]).source(), Source::Feed("/x/feed".into()));
+        let feed = |place: &str| {
+            let places = vec![FeedPlace::from_str(place).unwrap()];
+            Source::Feed { places, listen: Vec::new() }
+        };
+        assert_eq!(read(&[]).source(), feed("unix:/run/nameward/feed"));
+        assert_eq!(read(&["--feed", "unix:/x/feed"]).source(), feed("unix:/x/feed"));
         let options = read(&["--upstream", "198.51.100.53", "--upstream", "[2001:db8::53]:5353"]);
         let servers = ["198.51.100.53:53", "[2001:db8::53]:5353"].map(plain);
         assert_eq!(options.upstreams().unwrap(), servers);
@@ -334,10 +407,26 @@ mod tests {
     }
 
     #[test]
+    fn enforcers_of_other_hosts_need_certificates() {
+        let feed = ["--feed", "tls://192.0.2.1:9853", "--listen", "192.0.2.1:53"];
+        let options = read(&feed);
+        let (places, listen) =
+            (vec![FeedPlace::Far("192.0.2.1:9853".parse().unwrap())], vec!["192.0.2.1:53".parse().unwrap()]);
+        assert_eq!(options.source(), Source::Feed { places, listen });
+        assert!(options.feed_files().unwrap_err().to_string().contains("--feed-certificate"));
+        let files = ["--feed-certificate", "c", "--feed-key", "k", "--feed-ca", "a"];
+        let all: Vec<&str> = feed.iter().chain(&files).copied().collect();
+        assert_eq!(read(&all).feed_files().unwrap().unwrap().key, PathBuf::from("k"));
+        assert!(try_read(&files[..2]).unwrap_err().contains("--feed-key"));
+        assert_eq!(read(&[]).feed_files(), Ok(None));
+    }
+
+    #[test]
     fn mistakes_say_what_to_write() {
         let mistakes = [
             (["--feed", "/x"], "write unix:/x"),
             (["--feed", "unix:x"], "must begin with /"),
+            (["--feed", "tls://192.0.2.1"], "tls://192.0.2.1:9853"),
             (["--listen", "127.0.0.1"], "write 127.0.0.1:53"),
             (["--listen", "::1"], "write [::1]:53"),
             (["--listen", "localhost:53"], "write an address and a port"),

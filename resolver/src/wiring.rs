@@ -3,6 +3,7 @@
 //! Each task has a name, and the end of one that nobody asked for ends the process.
 
 mod dns_sockets;
+mod feeds;
 mod listening;
 mod privileges;
 mod static_endpoints;
@@ -16,12 +17,12 @@ use nameward_daemon::{StopSignals, Tasks, log, supervisor};
 use nameward_feed::sockets::DnsSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{dns_sockets::DnsSockets, static_endpoints::StaticEndpoints, upstreams::Upstreams};
+use self::{dns_sockets::DnsSockets, feeds::Feeds, static_endpoints::StaticEndpoints, upstreams::Upstreams};
 use crate::{
     Server, ServerConfig,
     decisions::AuditLog,
     endpoints::Endpoints,
-    feed_server::{Enforcers, FeedServer, FeedSockets, SocketTaker},
+    feed_server::{Enforcers, FeedServer, SocketTaker},
     grants::{Acknowledge, Grantor},
     options::{Options, Source},
 };
@@ -66,27 +67,37 @@ fn tell(options: &Options, upstreams: &Upstreams) {
 }
 
 /// What may need root's rights to be opened.
-enum Opened {
-    Feed(FeedSockets),
-    File { file: PathBuf, sockets: Vec<DnsSocket> },
+struct Opened {
+    from: OpenedSource,
+    /// Sockets of `--listen`.
+    sockets: Vec<DnsSocket>,
+}
+
+enum OpenedSource {
+    Feed(Feeds),
+    File(PathBuf),
 }
 
 impl Opened {
     fn open(options: &Options) -> Result<Self> {
-        Ok(match options.source() {
-            Source::Feed(folder) => Self::Feed(FeedSockets::open(&folder)?),
-            Source::File { file, listen } => Self::File { file, sockets: listening::open(&listen)? },
-        })
+        let (from, listen) = match options.source() {
+            Source::Feed { places, listen } => {
+                (OpenedSource::Feed(Feeds::open(&places, options.feed_files()?)?), listen)
+            }
+            Source::File { file, listen } => (OpenedSource::File(file), listen),
+        };
+        Ok(Self { from, sockets: listening::open(&listen)? })
     }
 }
 
 async fn serve(options: &Options, upstreams: Upstreams, opened: Opened) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::new();
-    let (server, sockets) = match opened {
-        Opened::Feed(feed) => serve_feed(options, upstreams, feed, &mut tasks)?,
-        Opened::File { file, sockets } => serve_file(options, upstreams, file, sockets, &mut tasks)?,
+    let (server, sockets) = match opened.from {
+        OpenedSource::Feed(feeds) => serve_feeds(options, upstreams, feeds, &mut tasks)?,
+        OpenedSource::File(file) => serve_file(options, upstreams, file, &mut tasks)?,
     };
+    sockets.replace(OURS, opened.sockets);
     supervisor::ready();
     tracing::info!("serving");
     tokio::select! {
@@ -104,19 +115,19 @@ async fn serve(options: &Options, upstreams: Upstreams, opened: Opened) -> Resul
 }
 
 /// Endpoints, rules and DNS sockets come from enforcers, and grants go to them (S4).
-fn serve_feed(
+fn serve_feeds(
     options: &Options,
     upstreams: Upstreams,
-    feed: FeedSockets,
+    feeds: Feeds,
     tasks: &mut Tasks,
 ) -> Result<(Server, Arc<DnsSockets>)> {
     let endpoints = Arc::new(Endpoints::new());
     let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
-    let server = server(options, upstreams, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>);
+    let config = config(options, upstreams);
+    let server =
+        Server::new(config, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>, Arc::new(AuditLog));
     let sockets = Arc::new(DnsSockets::new(server.clone()));
-    tracing::info!(socket = %feed.path().display(), "enforcers may connect");
-    let serving = FeedServer::new(enforcers, Arc::clone(&sockets) as Arc<dyn SocketTaker>).serve(feed);
-    tasks.spawn("feed", async { Ok(serving.await?) });
+    feeds.serve(&FeedServer::new(enforcers, Arc::clone(&sockets) as Arc<dyn SocketTaker>), tasks);
     let hang_up = signal(SignalKind::hangup())?;
     tasks.spawn("hang-up", nothing_to_read(hang_up));
     Ok((server, sockets))
@@ -127,31 +138,24 @@ fn serve_file(
     options: &Options,
     upstreams: Upstreams,
     file: PathBuf,
-    listening: Vec<DnsSocket>,
     tasks: &mut Tasks,
 ) -> Result<(Server, Arc<DnsSockets>)> {
     let endpoints = Arc::new(Endpoints::new());
     let followed = StaticEndpoints::open(file, Arc::clone(&endpoints))?;
-    let server = server(options, upstreams, endpoints, Arc::new(Acknowledge));
+    let config = ServerConfig { believe_sources: true, ..config(options, upstreams) };
+    let server = Server::new(config, endpoints, Arc::new(Acknowledge), Arc::new(AuditLog));
     let hang_up = signal(SignalKind::hangup())?;
     tasks.spawn("endpoints", followed.follow(hang_up));
     let sockets = Arc::new(DnsSockets::new(server.clone()));
-    sockets.replace(OURS, listening);
     Ok((server, sockets))
 }
 
-fn server(
-    options: &Options,
-    upstreams: Upstreams,
-    endpoints: Arc<Endpoints>,
-    grantor: Arc<dyn Grantor>,
-) -> Server {
-    let config = ServerConfig {
+fn config(options: &Options, upstreams: Upstreams) -> ServerConfig {
+    ServerConfig {
         routes: upstreams.routes,
         trusted_forwarders: options.trusted_forwarder.clone(),
         ..ServerConfig::new(upstreams.default)
-    };
-    Server::new(config, endpoints, grantor, Arc::new(AuditLog))
+    }
 }
 
 async fn nothing_to_read(mut hang_up: Signal) -> Result<()> {

@@ -1,4 +1,6 @@
-//! The resolver's end of the feed: a unix socket in the folder where enforcers look, one stream for each of them.
+//! The resolver's end of the feed: a unix socket in the folder where enforcers look, or a TLS port for those of other
+//! nodes, and one stream for each of them. Who comes over the network speaks for the node of its certificate only, hands
+//! no DNS sockets over, and its endpoints are known by what a trusted forwarder says.
 //!
 //! Gives the endpoints that enforcers announce to [`Endpoints`](crate::endpoints::Endpoints), their DNS sockets to a [`SocketTaker`], and is
 //! the [`Grantor`](crate::grants::Grantor) that asks them ([`Enforcers`]). An enforcer that is away keeps its
@@ -11,7 +13,7 @@ mod link;
 mod session;
 mod sockets;
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::TcpListener, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use nameward_feed::{
@@ -20,6 +22,7 @@ use nameward_feed::{
         feed_server::{Feed, FeedServer as Service},
     },
     sockets::DnsSocket,
+    tls::{Credentials, Peer},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +35,8 @@ use self::{hand_over::HandOvers, session::Session};
 
 /// Messages to one enforcer that it has not read yet; it is not given more grants then.
 const OUTGOING: usize = 8_192;
+/// Streams on one connection: a new one begins while the old one ends.
+const STREAMS: u32 = 4;
 /// Rules of a large endpoint are some megabytes.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
@@ -70,13 +75,35 @@ impl FeedServer {
     pub async fn serve(self, sockets: FeedSockets) -> Result<(), FeedSocketsError> {
         let (feed, hand_over, _files) = sockets.into_parts()?;
         let receiving = Arc::clone(&self.hand_overs).receive_all(hand_over);
-        let service = Service::new(self).max_decoding_message_size(LARGEST_MESSAGE);
-        let serving = Server::builder().add_service(service).serve_with_incoming(sockets::accept(feed));
+        let serving = builder().add_service(self.service()).serve_with_incoming(sockets::accept(feed));
         tokio::select! {
             result = serving => result.map_err(FeedSocketsError::Serve),
             () = receiving => Ok(()),
         }
     }
+
+    /// Serves enforcers that have a certificate, until something fails.
+    ///
+    /// # Errors
+    /// [`FeedSocketsError`].
+    pub async fn serve_far(
+        self,
+        listener: TcpListener,
+        credentials: Arc<Credentials>,
+    ) -> Result<(), FeedSocketsError> {
+        let accepted = credentials.accept(listener)?;
+        let serving = builder().add_service(self.service()).serve_with_incoming(accepted);
+        serving.await.map_err(FeedSocketsError::Serve)
+    }
+
+    fn service(self) -> Service<Self> {
+        Service::new(self).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+}
+
+/// One enforcer needs one stream; more at a time are nobody's.
+fn builder() -> Server {
+    Server::builder().max_concurrent_streams(STREAMS)
 }
 
 #[tonic::async_trait]
@@ -88,7 +115,8 @@ impl Feed for FeedServer {
         request: Request<Streaming<FromEnforcer>>,
     ) -> Result<Response<Self::EnforceStream>, Status> {
         let (say, outgoing) = mpsc::channel(OUTGOING);
-        let session = Session::new(self.clone(), say);
+        let peer = request.extensions().get::<Peer>().cloned();
+        let session = Session::new(self.clone(), say, peer);
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }

@@ -9,6 +9,7 @@ use nameward_feed::{
         Binding, Endpoint, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked, Welcome,
         from_enforcer::Message, from_resolver,
     },
+    tls::Peer,
 };
 use thiserror::Error;
 use tokio::{sync::mpsc, time::Instant};
@@ -19,6 +20,10 @@ use super::{
     enforcers::{Conflict, Snapshot},
     link::{Link, Stuck},
 };
+use crate::endpoints::{EndpointView, Identity};
+
+/// How often the certificate of one that came over the network is looked at again.
+const CHECK_PEER: Duration = Duration::from_secs(1);
 
 /// Why a stream ended, other than that the enforcer closed it.
 #[derive(Debug, Error)]
@@ -33,6 +38,14 @@ enum End {
     Version { theirs: u32 },
     #[error("an enforcer without a name: give it one with --node")]
     NoName,
+    #[error(
+        "its certificate is not for node {node}: give it one with that DNS name, or the name of its certificate with --node"
+    )]
+    NotItsName { node: String },
+    #[error("its certificate is not good any more: {0}")]
+    NotTrusted(#[from] rustls::Error),
+    #[error("DNS sockets cannot be handed over by a stream over the network")]
+    FarSockets,
     #[error("the DNS sockets that the stream speaks of did not arrive")]
     NoSockets,
     #[error(transparent)]
@@ -44,7 +57,8 @@ enum End {
 impl End {
     fn status(&self) -> Status {
         let code = match self {
-            Self::Version { .. } | Self::NoName => Code::FailedPrecondition,
+            Self::Version { .. } | Self::NoName | Self::FarSockets => Code::FailedPrecondition,
+            Self::NotItsName { .. } | Self::NotTrusted(_) => Code::PermissionDenied,
             Self::Conflict(_) => Code::AlreadyExists,
             Self::Broken(_) | Self::Silent | Self::NoSockets | Self::Stuck(_) => Code::Aborted,
         };
@@ -55,6 +69,8 @@ impl End {
 pub(super) struct Session {
     server: FeedServer,
     link: Arc<Link>,
+    /// Set for one that came over the network.
+    peer: Option<Peer>,
     /// Known since Hello.
     node: Option<Arc<str>>,
     /// Between Hello and SnapshotEnd.
@@ -71,8 +87,12 @@ struct Collecting {
 }
 
 impl Session {
-    pub(super) fn new(server: FeedServer, say: mpsc::Sender<Result<FromResolver, Status>>) -> Self {
-        Self { server, link: Link::new(say), node: None, collecting: None }
+    pub(super) fn new(
+        server: FeedServer,
+        say: mpsc::Sender<Result<FromResolver, Status>>,
+        peer: Option<Peer>,
+    ) -> Self {
+        Self { server, link: Link::new(say), peer, node: None, collecting: None }
     }
 
     pub(super) async fn run(mut self, stream: Streaming<FromEnforcer>) {
@@ -93,6 +113,7 @@ impl Session {
     async fn listen(&mut self, mut stream: Streaming<FromEnforcer>) -> Result<(), End> {
         let link = Arc::clone(&self.link);
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
+        let mut look = tokio::time::interval(CHECK_PEER);
         let mut sequence = 0;
         let silence = tokio::time::sleep(Duration::from_millis(DEAD_AFTER_MILLIS));
         tokio::pin!(silence);
@@ -109,6 +130,7 @@ impl Session {
                     sequence += 1;
                     link.say(from_resolver::Message::Heartbeat(Heartbeat { sequence }))?;
                 }
+                _ = look.tick() => self.peer.as_ref().map_or(Ok(()), Peer::check)?,
                 () = link.closed() => return Ok(()),
                 () = &mut silence => return Err(End::Silent),
             }
@@ -152,6 +174,14 @@ impl Session {
         if hello.node.is_empty() {
             return Err(End::NoName);
         }
+        if let Some(peer) = &self.peer {
+            if !peer.is(&hello.node) {
+                return Err(End::NotItsName { node: hello.node });
+            }
+            if hello.sockets != 0 {
+                return Err(End::FarSockets);
+            }
+        }
         let node: Arc<str> = hello.node.into();
         if self.server.enforcers.is_taken(&node, &self.link) {
             tracing::warn!(%node, "another enforcer of this name; give each a name of its own with --node");
@@ -168,7 +198,9 @@ impl Session {
             let known = endpoints.get(uid).filter(|known| known.view.generation == generation)?;
             Some(Arc::clone(&known.view.rules))
         };
-        match (convert::endpoint(message, known), &mut self.collecting) {
+        let far = self.peer.is_some();
+        let read = convert::endpoint(message, known).map(|view| if far { seen_from_far(view) } else { view });
+        match (read, &mut self.collecting) {
             (Ok(view), Some(collecting)) => collecting.add(view),
             (Ok(view), None) => self.server.enforcers.apply(node, &self.link, view)?,
             (Err(error), collecting) => {
@@ -232,9 +264,15 @@ impl Session {
     }
 }
 
+/// Ports and identity addresses of another node mean nothing here, or somebody else.
+fn seen_from_far(mut view: EndpointView) -> EndpointView {
+    view.identity.retain(|identity| matches!(identity, Identity::Source(_)));
+    view
+}
+
 impl Collecting {
     /// A change that came meanwhile is newer than the snapshot's word.
-    fn add(&mut self, view: crate::endpoints::EndpointView) {
+    fn add(&mut self, view: EndpointView) {
         self.snapshot.unreadable.remove(&view.uid);
         let known = self.snapshot.views.get(&view.uid);
         if known.is_none_or(|known| known.generation <= view.generation) {

@@ -96,7 +96,11 @@ impl Server {
             let client = query.edns.and_then(|edns| edns.client)?;
             return Some((self.0.endpoints.who(local, peer, Some(client))?, true));
         }
-        Some((self.0.endpoints.who(local, peer, None)?, false))
+        let endpoint = match self.0.believe_sources {
+            true => self.0.endpoints.who(local, peer, None),
+            false => self.0.endpoints.vouched(local, peer),
+        };
+        Some((endpoint?, false))
     }
 }
 

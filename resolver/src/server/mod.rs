@@ -49,6 +49,9 @@ pub struct ServerConfig {
     pub routes: Vec<(Name, Vec<Upstream>)>,
     /// Forwarders whose word counts on whom they ask for (Q1).
     pub trusted_forwarders: Vec<IpAddr>,
+    /// Whether an endpoint is known by its bare source address, for which nothing vouches: for serving without an
+    /// enforcer only (S2).
+    pub believe_sources: bool,
     /// How long an answer waits for its grant (G1).
     pub grant_wait: Duration,
     /// Memory of the shared cache, in octets.
@@ -66,6 +69,7 @@ impl ServerConfig {
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             routes: Vec::new(),
             trusted_forwarders: Vec::new(),
+            believe_sources: false,
             grant_wait: Duration::from_millis(250),
             cache_octets: 64 << 20,
             pending: 16_384,
@@ -87,6 +91,7 @@ struct Shared {
     outstanding: Arc<Outstanding>,
     counters: Arc<Counters>,
     trusted_forwarders: Vec<IpAddr>,
+    believe_sources: bool,
     grant_wait: Duration,
     pending: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -150,6 +155,7 @@ impl Server {
             outstanding: Arc::default(),
             counters: Arc::default(),
             trusted_forwarders: config.trusted_forwarders.iter().map(IpAddr::to_canonical).collect(),
+            believe_sources: config.believe_sources,
             grant_wait: config.grant_wait,
             pending: Arc::new(Semaphore::new(config.pending)),
             connections: Arc::new(Semaphore::new(config.connections)),
