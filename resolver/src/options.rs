@@ -87,8 +87,8 @@ pub struct Options {
 
     /// Server for all names; may be repeated, the first that is well is asked [default: those of /etc/resolv.conf]
     ///
-    /// ADDR[:PORT] is asked over UDP, and TCP for long answers; tls://ADDR[:PORT]#NAME over TLS (port 853), where the
-    /// server has to prove that it is NAME.
+    /// `ADDR[:PORT]` is asked over UDP, and TCP for long answers; `tls://ADDR[:PORT]#NAME` over TLS (port 853), where
+    /// the server has to prove that it is NAME.
     #[arg(long, value_name = "ADDR[:PORT] | tls://ADDR[:PORT]#NAME", verbatim_doc_comment)]
     pub upstream: Vec<Server>,
 
