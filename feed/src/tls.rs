@@ -4,40 +4,35 @@
 //! What does not fit together (a new certificate beside an old key) changes nothing until it does. Which node a
 //! certificate speaks for is asked here, and decided by the resolver.
 
+mod accept;
+
 use std::fs::Metadata;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
+use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
+
+pub use self::accept::{Accepted, Peer};
 
 /// Application protocol of gRPC.
 const PROTOCOL: &[u8] = b"h2";
 /// From the first packet to a proven name, both ways.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
-/// Handshakes at one time: strangers can begin them.
-const HANDSHAKES: usize = 64;
-/// After an error of `accept`, such as no descriptors left.
-const BREATH: Duration = Duration::from_millis(100);
 
 /// Where the certificates of one side are (PEM).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +160,7 @@ impl Credentials {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let (accepted, incoming) = mpsc::channel(1);
-        tokio::spawn(accept_all(self, listener, accepted));
+        tokio::spawn(accept::all(self, listener, accepted));
         Ok(ReceiverStream::new(incoming))
     }
 
@@ -249,112 +244,6 @@ fn unreadable<E: std::fmt::Display>(path: &Path, what: &'static str) -> impl FnO
 fn timed_out() -> io::Error {
     let text = format!("no TLS connection within {} ms", HANDSHAKE_WITHIN.as_millis());
     io::Error::new(io::ErrorKind::TimedOut, text)
-}
-
-async fn accept_all(
-    credentials: Arc<Credentials>,
-    listener: TcpListener,
-    accepted: mpsc::Sender<io::Result<Accepted>>,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
-        let taken = tokio::select! {
-            taken = listener.accept() => taken,
-            () = accepted.closed() => return,
-        };
-        let (stream, peer) = match taken {
-            Ok(taken) => taken,
-            Err(error) => {
-                tracing::warn!(%error, "the feed cannot take a connection");
-                tokio::time::sleep(BREATH).await;
-                continue;
-            }
-        };
-        let (credentials, accepted) = (Arc::clone(&credentials), accepted.clone());
-        tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE_WITHIN, shake_hands(credentials, stream)).await;
-            drop(permit);
-            match shaken.unwrap_or_else(|_| Err(timed_out())) {
-                Ok(stream) => drop(accepted.send(Ok(stream)).await),
-                Err(error) => tracing::warn!(%peer, %error, "turned away from the feed"),
-            }
-        });
-    }
-}
-
-async fn shake_hands(credentials: Arc<Credentials>, stream: TcpStream) -> io::Result<Accepted> {
-    stream.set_nodelay(true)?;
-    let acceptor = TlsAcceptor::from(Arc::clone(&credentials.current().server));
-    let stream = acceptor.accept(stream).await?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let chain: Arc<[_]> = chain.iter().cloned().map(CertificateDer::into_owned).collect();
-    Ok(Accepted { stream, peer: Peer { chain, credentials } })
-}
-
-/// A connection of a peer that has proven its certificate.
-#[derive(Debug)]
-pub struct Accepted {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-}
-
-/// Who is at the other end; an extension of each request.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    chain: Arc<[CertificateDer<'static>]>,
-    credentials: Arc<Credentials>,
-}
-
-impl Peer {
-    /// Whether its certificate is for this node.
-    pub fn is(&self, node: &str) -> bool {
-        let valid = || {
-            let certificate = ParsedCertificate::try_from(self.chain.first()?).ok()?;
-            verify_server_name(&certificate, &ServerName::try_from(node).ok()?).ok()
-        };
-        valid().is_some()
-    }
-
-    /// Whether its certificate is good now, by the authority that is in force now.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self) -> Result<(), rustls::Error> {
-        let (first, rest) = self.chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.credentials.current().verifier.verify_client_cert(first, rest, UnixTime::now()).map(drop)
-    }
-}
-
-impl Connected for Accepted {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// A place on the network where a resolver's feed is, as it is written: `tls://ADDR:PORT#NAME`.

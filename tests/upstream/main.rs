@@ -6,6 +6,10 @@ mod authority;
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
 mod client;
 mod dot;
+#[path = "../standalone/enforcer.rs"]
+#[allow(dead_code, reason = "shared with the tests of whole processes")]
+mod enforcer;
+mod feed_tls;
 mod lab;
 mod plain;
 mod real;
