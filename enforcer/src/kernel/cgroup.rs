@@ -26,10 +26,11 @@ use aya::{
 use nameward_abi::programs;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{KernelError, cgroup_sockets, links};
+use super::{KernelError, cgroup_sockets, links, loading};
 
 /// The hooks of a cgroup, in the order of attaching: sockets are marked before anything looks for the mark, and
-/// programs are shown the servers they meant before the first query is redirected.
+/// programs are shown the servers they meant before the first query is redirected. What takes long to load comes last,
+/// see [`loading`].
 const HOOKS: [&str; 14] = [
     programs::POST_BIND4,
     programs::POST_BIND6,
@@ -220,12 +221,12 @@ fn source_towards(from: &str, to: &str) -> io::Result<IpAddr> {
 /// Attaches all hooks, or puts the programs in the place of those that are attached.
 pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, pins: &Path) -> Result<(), KernelError> {
     let cgroup = File::open(path).map_err(|error| KernelError::file("open", path, error))?;
+    loading::load(ebpf, &HOOKS, &format!("at cgroup {}", path.display()))?;
     for name in HOOKS {
         let hook = Hook { name, cgroup: &cgroup, path };
         let program = ebpf
             .program_mut(name)
             .ok_or_else(|| KernelError::Missing { what: "program", name: name.into() })?;
-        hook.load(program)?;
         hook.attach_or_replace(program, &pins.join(format!("link_{name}")))?;
         if name == programs::POST_BIND6 {
             cgroup_sockets::mark_existing(ebpf, path)?;
@@ -245,16 +246,6 @@ impl Hook<'_> {
     fn failed(&self, operation: &'static str, source: ProgramError) -> KernelError {
         let target = format!("at cgroup {}", self.path.display());
         KernelError::Program { operation, program: self.name.into(), target, source: source.into() }
-    }
-
-    fn load(&self, program: &mut Program) -> Result<(), KernelError> {
-        match program {
-            Program::CgroupSkb(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        }
-        .map_err(|source| self.failed("load", source))
     }
 
     fn attach_or_replace(&self, program: &mut Program, pin: &Path) -> Result<(), KernelError> {

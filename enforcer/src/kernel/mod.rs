@@ -20,6 +20,7 @@ mod host;
 mod instance;
 mod interface;
 mod links;
+mod loading;
 mod object;
 mod store;
 
