@@ -48,18 +48,18 @@ Examples:
   sudo nameward run --policy job.yaml -- ./job            # and now only that
 
 Rules:
-  NAME is a domain name, or *.NAME for every name below it (not NAME itself). Without a port a rule means every TCP
-  and UDP port; without /tcp or /udp a port means both. A name in the hosts file is taken from there. Answers with
-  private addresses are removed unless --allow-private or --allow-cidr covers them. Listeners of this machine need
+  NAME is a domain name, or *.NAME for every name below it (not NAME itself). Without a port a rule means every TCP \
+  and UDP port; without /tcp or /udp a port means both. A name in the hosts file is taken from there. Answers with \
+  private addresses are removed unless --allow-private or --allow-cidr covers them. Listeners of this machine need \
   --allow-cidr 127.0.0.1:PORT; what the command starts itself can be reached.
 
 Outside of the fence:
-  Files and UNIX sockets. Whoever may write your shell's start files, or speak to the Docker, D-Bus or SSH agent
-  socket, can have programs run elsewhere: narrow that with --private-home and --hide. Inside there are no user
+  Files and UNIX sockets. Whoever may write your shell's start files, or speak to the Docker, D-Bus or SSH agent \
+  socket, can have programs run elsewhere: narrow that with --private-home and --hide. Inside there are no user \
   namespaces, so programs that bring a sandbox of their own (browsers, bubblewrap) must run without it.
 
 Exit status:
-  The command's own; 125 when nameward failed, 126 when the command cannot be executed, 127 when it was not found,
+  The command's own; 125 when nameward failed, 126 when the command cannot be executed, 127 when it was not found, \
   128+N when signal N ended it. A first SIGINT or SIGTERM is passed on, a second one kills all that is left.";
 
 /// Arguments of `nameward run`.
