@@ -137,7 +137,8 @@ async fn who_shows_no_certificate_is_turned_away() {
     let stream = TcpStream::connect(served.address).await.unwrap();
     let name = ServerName::try_from(NAME).unwrap();
     let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
-    let refused = stream.read_u8().await.unwrap_err();
+    let answer = timeout(Duration::from_secs(5), stream.read_u8()).await.expect("the server says nothing");
+    let refused = answer.unwrap_err();
     assert!(refused.to_string().contains("CertificateRequired"), "{refused}");
     assert!(timeout(Duration::from_millis(50), served.accepted.next()).await.is_err(), "it was accepted");
 }
@@ -152,7 +153,8 @@ async fn a_peer_speaks_for_its_own_name_only() {
     let connector = TlsConnector::from(Arc::clone(&client.current().client));
     let stream = TcpStream::connect(served.address).await.unwrap();
     let connecting = connector.connect(ServerName::try_from(NAME).unwrap(), stream);
-    let (accepted, _stream) = tokio::join!(served.next(), connecting);
+    let both = timeout(Duration::from_secs(5), async { tokio::join!(served.next(), connecting) });
+    let (accepted, _stream) = both.await.expect("no connection");
     let peer = accepted.connect_info();
     assert!(peer.is("node-1") && peer.is("NODE-1"));
     assert!(!peer.is("node-2") && !peer.is("") && !peer.is("node-1.example") && !peer.is("no such name"));
