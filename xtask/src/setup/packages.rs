@@ -56,7 +56,6 @@ const PACKAGES: &[Package] = &[
     package("bind9-dnsutils", "dig", Stage::Test, "another DNS client"),
     package("busybox-static", "busybox", Stage::Test, "a statically linked client"),
     package("dnsmasq-base", "dnsmasq", Stage::Test, "a name server that listens where a host's stub does"),
-    package("ethtool", "ethtool", Stage::Test, "switches offloads of test links"),
     package("gcc", "gcc", Stage::Test, "compiles clients in C"),
     package("golang-go", "go", Stage::Test, "compiles a client with Go's own resolver"),
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
@@ -65,9 +64,7 @@ const PACKAGES: &[Package] = &[
     package("nodejs", "node", Stage::Test, "a client with a resolver in threads"),
     package("python3", "/usr/bin/python3", Stage::Test, "programs that try to leave the fence"),
     package("qemu-system-x86", "qemu-system-x86_64", Stage::Test, "boots that kernel in a virtual machine"),
-    package("tcpdump", "tcpdump", Stage::Test, "sees what is on a link"),
     package("unbound", "unbound", Stage::Test, "a recursive name server that validates"),
-    package("dnsperf", "dnsperf", Stage::Bench, "asks many questions"),
 ];
 
 /// Installs the packages of a stage that are missing.
