@@ -58,16 +58,23 @@ impl Client {
 
     /// The answer over TCP.
     pub(crate) async fn ask_tcp(&self, name: &str) -> Answer {
+        tokio::time::timeout(PATIENCE, self.try_ask_tcp(name))
+            .await
+            .unwrap()
+            .expect("a connection that ended")
+    }
+
+    /// The answer over TCP; none when the connection ends before.
+    pub(crate) async fn try_ask_tcp(&self, name: &str) -> Option<Answer> {
         let socket = if self.from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
         socket.bind((self.from, 0).into()).unwrap();
-        let mut stream = socket.connect(self.server).await.unwrap();
+        let mut stream = socket.connect(self.server).await.ok()?;
         let message = question(name, None).to_vec().unwrap();
-        stream.write_u16(message.len().try_into().unwrap()).await.unwrap();
-        stream.write_all(&message).await.unwrap();
-        let length = tokio::time::timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
-        let mut buffer = vec![0; length.into()];
-        stream.read_exact(&mut buffer).await.unwrap();
-        read(&buffer)
+        let framed = [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+        stream.write_all(&framed).await.ok()?;
+        let mut buffer = vec![0; stream.read_u16().await.ok()?.into()];
+        stream.read_exact(&mut buffer).await.ok()?;
+        Some(read(&buffer))
     }
 
     async fn exchange(&self, question: &Message, patience: Duration) -> Option<Answer> {

@@ -16,3 +16,4 @@ mod real;
 #[path = "../standalone/resolver.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
 mod resolver;
+mod restart;

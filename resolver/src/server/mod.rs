@@ -26,10 +26,7 @@ use std::{
 
 use nameward_feed::sockets::{DnsSocket, Transport};
 use nameward_policy::Name;
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::AbortHandle,
-};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use crate::{
     cache::Cache,
@@ -99,6 +96,8 @@ struct Shared {
     meant: Mutex<Vec<SocketAddr>>,
     on_their_way: AtomicUsize,
     arrived: Notify,
+    /// Connections end as soon as they are silent.
+    closing: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Server {
@@ -107,24 +106,26 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A socket that is served until this is dropped; questions that were taken from it are still answered.
+/// A socket that is served until this is dropped. What waits in it then is still taken, and what was taken is still
+/// answered.
 #[derive(Debug)]
 #[must_use = "the socket is served as long as this lives"]
 pub struct Serving {
-    task: AbortHandle,
+    _until: oneshot::Sender<Never>,
     local: SocketAddr,
 }
+
+/// Nothing is said: the other end sees that a [`Serving`] is gone.
+#[derive(Debug)]
+enum Never {}
+
+/// Ends when the [`Serving`] of a socket is dropped.
+type Stop = oneshot::Receiver<Never>;
 
 impl Serving {
     /// Where it listens.
     pub fn local(&self) -> SocketAddr {
         self.local
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -162,6 +163,7 @@ impl Server {
             meant: Mutex::default(),
             on_their_way: AtomicUsize::new(0),
             arrived: Notify::new(),
+            closing: watch::Sender::new(false),
         }))
     }
 
@@ -172,20 +174,24 @@ impl Server {
     pub fn serve(&self, socket: DnsSocket) -> io::Result<Serving> {
         let number = socket.server.map_or(0, |server| self.0.number(server));
         let meaning = |local| Meaning { local, server: socket.server, number };
+        let (until, stop) = oneshot::channel();
+        let held = OnItsWay::new(self);
         match socket.transport {
             Transport::Udp => {
                 let udp = std::net::UdpSocket::from(socket.socket);
                 let local = udp.local_addr()?;
                 let listener = udp::Listener::new(self.clone(), udp, meaning(local))?;
-                Ok(Serving { task: tokio::spawn(listener.run()).abort_handle(), local })
+                tokio::spawn(async move { drop((listener.run(stop).await, held)) });
+                Ok(Serving { _until: until, local })
             }
             Transport::Tcp => {
                 let tcp = std::net::TcpListener::from(socket.socket);
                 tcp.set_nonblocking(true)?;
                 let local = tcp.local_addr()?;
                 let tcp = tokio::net::TcpListener::from_std(tcp)?;
-                let running = tcp::run(self.clone(), tcp, meaning(local));
-                Ok(Serving { task: tokio::spawn(running).abort_handle(), local })
+                let running = tcp::run(self.clone(), tcp, meaning(local), stop);
+                tokio::spawn(async move { drop((running.await, held)) });
+                Ok(Serving { _until: until, local })
             }
         }
     }
@@ -195,9 +201,10 @@ impl Server {
         &self.0.counters
     }
 
-    /// Waits until all questions that were taken are answered. The caller bounds the wait, and lets go of the sockets
-    /// before.
+    /// Waits until all questions that were taken are answered, and connections that are silent are closed. The caller
+    /// bounds the wait, and lets go of the sockets before.
     pub async fn drained(&self) {
+        self.0.closing.send_replace(true);
         loop {
             let arrived = self.0.arrived.notified();
             tokio::pin!(arrived);
@@ -227,7 +234,7 @@ impl Shared {
     }
 }
 
-/// A question that is waited for: counted until it is answered or given up.
+/// A question that is waited for, a connection or a socket: counted until it is answered, given up, let go.
 struct OnItsWay(Server);
 
 impl OnItsWay {

@@ -10,11 +10,11 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
-use super::{Meaning, Server, inquiry::Inquiry};
+use super::{Meaning, OnItsWay, Server, Stop, inquiry::Inquiry};
 
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(10);
@@ -24,18 +24,35 @@ const UNREAD: Duration = Duration::from_secs(5);
 const ANSWERS: usize = 32;
 /// Connections of one endpoint at one time.
 const EACH: usize = 64;
+/// Connections accepted at the end: as many as may wait.
+const AT_THE_END: usize = 1_024;
+/// How long a connection may be silent when the server is closing.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Rest after a failure to accept, so that a lack of descriptors does not spin.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Accepts connections. Never ends by itself.
-pub(super) async fn run(server: Server, listener: TcpListener, meaning: Meaning) {
+/// Accepts connections until it shall stop, and then those that wait already.
+pub(super) async fn run(server: Server, listener: TcpListener, meaning: Meaning, mut stop: Stop) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stop => break,
+        };
+        match accepted {
             Ok((stream, peer)) => accept(&server, stream, peer, meaning),
             Err(error) => {
                 tracing::warn!(%error, local = %meaning.local, "cannot accept a DNS connection");
                 tokio::time::sleep(BREATH).await;
             }
+        }
+    }
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..AT_THE_END {
+        let Ok((stream, peer)) = listener.accept() else { return };
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            accept(&server, stream, peer, meaning);
         }
     }
 }
@@ -54,7 +71,7 @@ fn accept(server: &Server, stream: TcpStream, peer: SocketAddr, meaning: Meaning
     }
     let server = server.clone();
     tokio::spawn(async move {
-        let _held = (permit, place);
+        let _held = (permit, place, OnItsWay::new(&server));
         // Where the workload's address was translated, the connection's own local address says more.
         let local = stream.local_addr().unwrap_or(meaning.local);
         if let Err(error) = serve(server, stream, peer, Meaning { local, ..meaning }).await {
@@ -84,8 +101,13 @@ async fn read(
     answers: mpsc::Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let mut reading = BufReader::new(reading);
+    let mut closing = server.0.closing.subscribe();
     loop {
-        let message = match timeout(IDLE, read_message(&mut reading)).await {
+        let message = tokio::select! {
+            message = timeout(IDLE, read_message(&mut reading)) => message,
+            () = silent_while_closing(&mut closing) => return Ok(()),
+        };
+        let message = match message {
             Ok(Ok(message)) => message,
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Ok(Err(error)) => return Err(error),
@@ -111,6 +133,14 @@ async fn read(
             }
         }
     }
+}
+
+/// Ends some time after the server has begun to close.
+async fn silent_while_closing(closing: &mut watch::Receiver<bool>) {
+    if closing.wait_for(|closing| *closing).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 async fn read_message(reading: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {

@@ -19,7 +19,7 @@ use nix::{
 use tokio::io::Interest;
 
 use super::{
-    Meaning, Server,
+    Meaning, Server, Stop,
     inquiry::{Inquiry, Waiting, fit},
 };
 
@@ -27,6 +27,8 @@ use super::{
 const BATCH: usize = 32;
 /// The longest query that is read: longer ones are none (EDNS options are short).
 const LONGEST_QUERY: usize = 2_048;
+/// Batches taken at the end: more than a receive buffer holds.
+const AT_THE_END: usize = 1_024;
 /// Batches after which other sockets have their turn.
 const IN_A_ROW: usize = 16;
 
@@ -71,12 +73,17 @@ impl Listener {
         Ok(Self { server, socket: Arc::new(Socket { udp, wildcard }), meaning })
     }
 
-    /// Never ends by itself.
-    pub(super) async fn run(self) {
+    /// Serves until it shall stop, and then what has arrived already: if this was the last holder of the socket, it would
+    /// go with it.
+    pub(super) async fn run(self, mut stop: Stop) {
         let mut buffer = vec![0; BATCH * LONGEST_QUERY];
         loop {
             let udp = &self.socket.udp;
-            if let Err(error) = udp.readable().await {
+            let readable = tokio::select! {
+                readable = udp.readable() => readable,
+                _ = &mut stop => break,
+            };
+            if let Err(error) = readable {
                 return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
             }
             for _ in 0..IN_A_ROW {
@@ -88,6 +95,12 @@ impl Listener {
                 }
             }
             tokio::task::yield_now().await;
+        }
+        for _ in 0..AT_THE_END {
+            match self.take_batch(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(()) | Err(_) => tokio::task::yield_now().await,
+            }
         }
     }
 

@@ -13,17 +13,18 @@ use crate::{Server, Serving, feed_server::SocketTaker};
 #[derive(Debug)]
 pub(super) struct DnsSockets {
     server: Server,
-    served: Mutex<HashMap<String, Vec<Serving>>>,
+    /// None once we are stopping.
+    served: Mutex<Option<HashMap<String, Vec<Serving>>>>,
 }
 
 impl DnsSockets {
     pub(super) fn new(server: Server) -> Self {
-        Self { server, served: Mutex::default() }
+        Self { server, served: Mutex::new(Some(HashMap::new())) }
     }
 
-    /// Takes no more questions: those that come wait in the sockets, if somebody else holds them too.
+    /// Takes no more questions, now or later: those that come wait in the sockets, if somebody else holds them too.
     pub(super) fn let_all_go(&self) {
-        self.served().clear();
+        self.served().take();
     }
 
     fn serve(&self, owner: &str, sockets: Vec<DnsSocket>) -> Vec<Serving> {
@@ -37,7 +38,7 @@ impl DnsSockets {
         sockets.into_iter().filter_map(serve).collect()
     }
 
-    fn served(&self) -> MutexGuard<'_, HashMap<String, Vec<Serving>>> {
+    fn served(&self) -> MutexGuard<'_, Option<HashMap<String, Vec<Serving>>>> {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -45,14 +46,16 @@ impl DnsSockets {
 impl SocketTaker for DnsSockets {
     /// New ones first: there is no moment at which nobody reads.
     fn replace(&self, node: &str, sockets: Vec<DnsSocket>) {
+        let mut served = self.served();
+        let Some(served) = served.as_mut() else { return };
         let serving = self.serve(node, sockets);
         tracing::debug!(node, sockets = serving.len(), "serving the DNS sockets of an enforcer");
-        drop(self.served().insert(node.to_owned(), serving));
+        drop(served.insert(node.to_owned(), serving));
     }
 
     /// Ports tell endpoints apart on loopback only; elsewhere they stand for servers.
     fn let_go(&self, node: &str, ports: &[u16]) {
-        if let Some(serving) = self.served().get_mut(node) {
+        if let Some(serving) = self.served().as_mut().and_then(|served| served.get_mut(node)) {
             serving.retain(|one| !(one.local().ip().is_loopback() && ports.contains(&one.local().port())));
         }
     }
