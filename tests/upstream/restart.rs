@@ -24,7 +24,7 @@ use nameward_test_support::{Asked, Daemon, FakeDns, Reply, Scratch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
-    client::Client,
+    client::{Answer, Client},
     enforcer::endpoint,
     lab::{SOON, address, records, scripted},
     resolver::command,
@@ -197,11 +197,11 @@ async fn ask_all_the_time(
             _ => format!("known{}.example", question % 50),
         };
         let asked = Instant::now();
-        let answer = if number % 2 == 0 {
-            client.try_ask(&name, PATIENCE).await
-        } else {
-            tokio::time::timeout(PATIENCE, client.try_ask_tcp(&name)).await.ok().flatten()
-        };
+        let mut answer = ask(client, number, &name).await;
+        // On a busy machine a grant may take longer than it is waited for (G1): libraries ask again then.
+        if answer.as_ref().is_some_and(|answer| answer.why.contains("grant-timeout")) {
+            answer = ask(client, number, &name).await;
+        }
         match answer {
             Some(answer) if answer.code == ResponseCode::NoError && answer.addresses == [address(1)] => {
                 answered.fetch_add(1, Ordering::Relaxed);
@@ -210,6 +210,14 @@ async fn ask_all_the_time(
         }
     }
     lost
+}
+
+/// Half of the clients use TCP.
+async fn ask(client: Client, number: usize, name: &str) -> Option<Answer> {
+    match number % 2 {
+        0 => client.try_ask(name, PATIENCE).await,
+        _ => tokio::time::timeout(PATIENCE, client.try_ask_tcp(name)).await.ok().flatten(),
+    }
 }
 
 #[track_caller]
