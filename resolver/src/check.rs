@@ -55,6 +55,19 @@ pub(crate) struct Removed {
     pub(crate) hints: bool,
 }
 
+impl Checked {
+    /// Servers point from names of an answer into its question, whose letter case we chose at random (A9).
+    fn lower_case(&mut self) {
+        for record in self.answers.iter_mut().chain(&mut self.authorities) {
+            record.name = record.name.to_lowercase();
+            if let RData::CNAME(target) = &mut record.data {
+                target.0 = target.0.to_lowercase();
+            }
+        }
+        self.chain.iter_mut().for_each(|name| *name = name.to_lowercase());
+    }
+}
+
 impl Removed {
     /// Whether the client sees something else than the upstream's answer.
     pub(crate) fn edited(&self) -> bool {
@@ -72,6 +85,7 @@ pub(crate) fn check(message: &Message, asked: &Asked, terms: Option<&dyn Terms>)
     let taken = walk.checked.answers.len() + walk.checked.removed.private.len();
     walk.checked.removed.foreign = message.answers.len().saturating_sub(taken);
     walk.authorities();
+    walk.checked.lower_case();
     walk.checked
 }
 

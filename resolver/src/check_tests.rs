@@ -65,6 +65,15 @@ fn the_chain_is_followed_in_any_order_and_case() {
     assert_eq!((result.answers.len(), result.removed.foreign), (3, 0));
 }
 
+// A9: our random letter case, which servers repeat by pointing into the question, is nobody else's affair
+#[test]
+fn names_of_answers_are_in_lower_case() {
+    let records = vec![cname("WwW.exAMPle.", "Cdn.exAMPle."), a("Cdn.exAMPle.", PUBLIC)];
+    let answers = checked(records).answers;
+    let text: Vec<String> = answers.iter().map(|record| format!("{} {}", record.name, record.data)).collect();
+    assert_eq!(text, ["www.example. cdn.example.", "cdn.example. 198.51.100.7"]);
+}
+
 // A1
 #[test]
 fn foreign_owners_and_types_are_dropped_and_counted() {
