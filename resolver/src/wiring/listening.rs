@@ -8,21 +8,35 @@ use std::{
 use anyhow::{Result, anyhow};
 use nameward_feed::sockets::{DnsSocket, Transport};
 
+/// How many ports are tried where any free one is asked for: one that is free for UDP may be taken for TCP.
+const FREE_PORTS: usize = 20;
+
 /// Opens all, or says which one cannot be had and what to do.
 pub(super) fn open(addresses: &[SocketAddr]) -> Result<Vec<DnsSocket>> {
     let mut sockets = Vec::new();
     for address in addresses {
-        let udp = UdpSocket::bind(address).map_err(|error| explain(*address, "UDP", &error))?;
-        // Port 0 asks for any free port; both transports have the same one.
-        let port = udp.local_addr().map_err(|error| explain(*address, "UDP", &error))?.port();
-        let tcp =
-            TcpListener::bind((address.ip(), port)).map_err(|error| explain(*address, "TCP", &error))?;
-        tracing::info!(address = %SocketAddr::new(address.ip(), port), "listening on UDP and TCP");
+        let (udp, tcp) = open_both(*address)?;
+        tracing::info!(address = %udp.local_addr()?, "listening on UDP and TCP");
         for (transport, socket) in [(Transport::Udp, udp.into()), (Transport::Tcp, tcp.into())] {
             sockets.push(DnsSocket { transport, server: None, socket });
         }
     }
     Ok(sockets)
+}
+
+/// Port 0 asks for any free port; both transports have the same one.
+fn open_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
+    let mut left = if address.port() == 0 { FREE_PORTS } else { 1 };
+    loop {
+        left -= 1;
+        let failed = |transport| move |error: io::Error| explain(address, transport, &error);
+        let udp = UdpSocket::bind(address).map_err(failed("UDP"))?;
+        match TcpListener::bind(udp.local_addr().map_err(failed("UDP"))?) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && left > 0 => {}
+            Err(error) => return Err(explain(address, "TCP", &error)),
+        }
+    }
 }
 
 fn explain(address: SocketAddr, transport: &str, error: &io::Error) -> anyhow::Error {
