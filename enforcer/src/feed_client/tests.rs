@@ -248,7 +248,7 @@ async fn a_silent_resolver_is_dead() {
     }
     let begin = Instant::now();
     while client.is_alive() {
-        assert!(begin.elapsed() < Duration::from_millis(2_300), "still alive");
+        assert!(begin.elapsed() < Duration::from_secs(20), "still alive");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     task.abort();
