@@ -1,32 +1,43 @@
-//! What the node's enforcer tells over HTTP, as JSON: endpoints, bindings, decisions, explanations. Read only.
-//!
-//! A unix socket made here can be opened by its owner and group only; there is no other authorisation.
+//! What the node's enforcer tells over HTTP: endpoints, bindings, decisions and explanations as JSON, its health, and
+//! metrics for Prometheus. Read only; who may open the socket may read all of it.
 
-use std::{fmt, io, net::IpAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+mod metrics;
+mod socket;
+
+use std::{fmt, io, net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path as UrlPath, Query, State},
-    http::StatusCode,
+    extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
     serve::Listener,
 };
-use nameward_policy::{Binding, Destination, Explanation, Name};
+use nameward_policy::{Destination, Explanation, Name};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
 
-use crate::{EndpointStatus, Enforcer, EnforcerError, decisions::Decision};
+pub use self::socket::{ApiListener, ApiPlace, listen};
+use crate::{BindingStatus, EndpointStatus, Enforcer, EnforcerError, decisions::Decision};
+
+/// All that can be asked for, for those who asked for something else.
+const PATHS: &str =
+    "/v1/endpoints, /v1/endpoints/UID, /v1/bindings, /v1/decisions, /v1/explain, /healthz, /readyz, /metrics";
 
 /// The routes.
 pub fn router(enforcer: Enforcer) -> Router {
     Router::new()
         .route("/v1/endpoints", get(endpoints))
-        .route("/v1/endpoints/{uid}", get(endpoint))
+        // Identifiers are NAMESPACE/NAME as a rule.
+        .route("/v1/endpoints/{*uid}", get(endpoint))
         .route("/v1/bindings", get(bindings))
         .route("/v1/decisions", get(decisions))
         .route("/v1/explain", get(explain))
         .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(read_only)
         .with_state(enforcer)
 }
 
@@ -38,35 +49,21 @@ pub async fn serve<L: Listener<Addr: fmt::Debug>>(enforcer: Enforcer, listener: 
     axum::serve(listener, router(enforcer)).await
 }
 
-/// Opens a socket for [`serve`]. One that an earlier process left is replaced; must be called within a runtime.
+/// Serves at a place of the command line.
 ///
 /// # Errors
-/// When the socket cannot be made.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+/// When connections cannot be accepted any more.
+pub async fn serve_at(enforcer: Enforcer, listener: ApiListener) -> io::Result<()> {
+    match listener {
+        ApiListener::Unix(listener) => serve(enforcer, listener).await,
+        ApiListener::Address(listener) => serve(enforcer, listener).await,
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 /// A list, with room for what may come beside it.
 #[derive(Debug, Serialize)]
 struct Items<T> {
     items: Vec<T>,
-}
-
-/// A binding and whose it is.
-#[derive(Debug, Serialize)]
-struct OwnedBinding {
-    endpoint: Arc<str>,
-    #[serde(flatten)]
-    binding: Binding,
 }
 
 /// An explanation, and the same in one line for people.
@@ -78,11 +75,13 @@ struct Explained {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OfEndpoint {
     endpoint: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ExplainQuery {
     endpoint: String,
     destination: String,
@@ -114,46 +113,78 @@ impl From<EnforcerError> for Refusal {
     }
 }
 
+/// What follows `?`, or a refusal that says what is wrong with it.
+fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+    query.map(|Query(value)| value).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.body_text()))
+}
+
+/// Does what reads maps of the kernel beside the tasks that must not wait.
+async fn reading<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EnforcerError> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(EnforcerError::Stopped(error).into()),
+    }
+}
+
+async fn unknown_path(uri: Uri) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, format!("there is nothing at {}; ask for one of {PATHS}", uri.path()))
+}
+
+async fn read_only() -> Refusal {
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, "this API only tells: use GET".into())
+}
+
+async fn ready(State(enforcer): State<Enforcer>) -> Response {
+    let reasons = enforcer.not_ready();
+    if reasons.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
+}
+
+async fn metrics(State(enforcer): State<Enforcer>) -> Result<Response, Refusal> {
+    let text = reading(move || metrics::page(&enforcer)).await?;
+    Ok(([(CONTENT_TYPE, metrics::FORMAT)], text).into_response())
+}
+
 async fn endpoints(State(enforcer): State<Enforcer>) -> Result<Json<Items<EndpointStatus>>, Refusal> {
-    Ok(Json(Items { items: enforcer.endpoints()? }))
+    Ok(Json(Items { items: reading(move || enforcer.endpoints()).await? }))
 }
 
 async fn endpoint(
     State(enforcer): State<Enforcer>,
     UrlPath(uid): UrlPath<String>,
 ) -> Result<Json<EndpointStatus>, Refusal> {
-    Ok(Json(enforcer.endpoint(&uid)?))
+    Ok(Json(reading(move || enforcer.endpoint(&uid)).await?))
 }
 
 async fn bindings(
     State(enforcer): State<Enforcer>,
-    Query(of): Query<OfEndpoint>,
-) -> Result<Json<Items<OwnedBinding>>, Refusal> {
-    let uids: Vec<Arc<str>> = match of.endpoint {
-        Some(uid) => vec![uid.into()],
-        None => enforcer.endpoints()?.into_iter().map(|status| status.uid).collect(),
+    of: Result<Query<OfEndpoint>, QueryRejection>,
+) -> Result<Json<Items<BindingStatus>>, Refusal> {
+    let items = match query(of)?.endpoint {
+        Some(uid) => enforcer.binding_statuses(&uid)?,
+        None => enforcer.all_binding_statuses(),
     };
-    let mut items = Vec::new();
-    for uid in uids {
-        let of_one = enforcer.bindings(&uid)?;
-        items.extend(of_one.into_iter().map(|binding| OwnedBinding { endpoint: uid.clone(), binding }));
-    }
     Ok(Json(Items { items }))
 }
 
 async fn decisions(
     State(enforcer): State<Enforcer>,
-    Query(of): Query<OfEndpoint>,
-) -> Json<Items<Arc<Decision>>> {
-    let wanted =
-        |decision: &Arc<Decision>| of.endpoint.as_deref().is_none_or(|uid| uid == &*decision.endpoint);
-    Json(Items { items: enforcer.recent_decisions().into_iter().filter(wanted).collect() })
+    of: Result<Query<OfEndpoint>, QueryRejection>,
+) -> Result<Json<Items<Arc<Decision>>>, Refusal> {
+    let of = query(of)?.endpoint;
+    let wanted = |decision: &Arc<Decision>| of.as_deref().is_none_or(|uid| uid == &*decision.endpoint);
+    Ok(Json(Items { items: enforcer.recent_decisions().into_iter().filter(wanted).collect() }))
 }
 
 async fn explain(
     State(enforcer): State<Enforcer>,
-    Query(query): Query<ExplainQuery>,
+    asked: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Result<Json<Explained>, Refusal> {
+    let query = query(asked)?;
     let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
     let destination = destination(&query.destination).map_err(bad)?;
     let protocol = protocol(query.protocol.as_deref().unwrap_or("tcp")).map_err(bad)?;

@@ -25,14 +25,17 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use problems::Problems;
-pub use views::EndpointStatus;
+pub use views::{BindingStatus, EndpointStatus, LeaseStatus};
 
 use crate::{
     GrantRequest, Granted, Refused,
     decisions::{Decision, DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
-    endpoints::{Endpoint, EndpointError, journal},
-    kernel::{Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError},
+    endpoints::{Endpoint, EndpointError, chain_text, journal},
+    kernel::{
+        Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError, cgroup_id,
+        interface_index,
+    },
 };
 
 /// Where an enforcer keeps things.
@@ -139,6 +142,8 @@ struct Guarded {
     index: Option<u16>,
     listeners: Vec<DnsSocket>,
     endpoint: Mutex<Endpoint<KernelEndpoint>>,
+    /// What is wrong with its place: gone, or not to be seen.
+    trouble: Mutex<Option<String>>,
     /// Another took its place. Set under the lock; from then on nothing is written through this one.
     is_retired: AtomicBool,
 }
@@ -149,9 +154,34 @@ impl Guarded {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The interface that its programs were attached to, by the index it had then.
-    fn ifindex(&self) -> Option<u32> {
-        self.lock().store().config().ok().map(|config| config.ifindex)
+    /// Whether its interface or cgroup was made anew since its programs were attached.
+    fn is_elsewhere(&self) -> Result<bool, KernelError> {
+        let attached = self.lock().store().config()?;
+        Ok(match &self.config.attachment {
+            Attachment::Interface { name } => interface_index(name)? != attached.ifindex,
+            Attachment::Cgroup { path, .. } => cgroup_id(path)? != attached.cgroup_id,
+        })
+    }
+
+    /// What is wrong with its place, where something is.
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps in mind what is wrong with its place, and says so once.
+    fn note_trouble(&self, error: Option<&KernelError>) {
+        let text = error.map(|error| chain_text(error));
+        let before = std::mem::replace(
+            &mut *self.trouble.lock().unwrap_or_else(PoisonError::into_inner),
+            text.clone(),
+        );
+        match (before, text) {
+            (before, Some(text)) if before.as_ref() != Some(&text) => {
+                tracing::error!(endpoint = &*self.config.uid, problem = text, "not guarded as it should be");
+            }
+            (Some(_), None) => tracing::info!(endpoint = &*self.config.uid, "guarded again"),
+            _ => {}
+        }
     }
 
     /// For writing; none when it was attached anew meanwhile.

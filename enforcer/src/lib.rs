@@ -24,5 +24,7 @@ mod netns;
 pub mod options;
 pub mod wiring;
 
-pub use enforcer::{EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions};
+pub use enforcer::{
+    BindingStatus, EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions, LeaseStatus,
+};
 pub use grant::{GrantRequest, Granted, Refused};

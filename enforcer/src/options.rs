@@ -7,7 +7,12 @@ use nameward_daemon::LogForm;
 
 use nameward_feed::tls::{Credentials, Remote, TlsError, TlsFiles};
 
-use crate::{EnforcerOptions, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions};
+use crate::{
+    EnforcerOptions, api::ApiPlace, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions,
+};
+
+/// Where everything of a running system is.
+const RUN: &str = "/run/nameward";
 
 /// Enforces egress policies by name on the interfaces and cgroups of this host.
 ///
@@ -40,9 +45,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_key"])]
     pub feed_ca: Option<PathBuf>,
 
-    /// Serve bindings, endpoints, decisions and explanations on this socket
-    #[arg(long, value_name = "unix:PATH")]
-    pub api: Option<UnixPath>,
+    /// Serve endpoints, bindings, decisions, explanations, health and metrics here, to be read only
+    ///
+    /// A socket can be opened by the owner and the group of this process; an address by all who reach it.
+    #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
+    pub api: Option<ApiPlace>,
 
     /// Take every program, map, pin, link and file of ours away, and end
     #[arg(long)]
@@ -79,22 +86,6 @@ pub struct Options {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
-}
-
-/// A path written as `unix:PATH`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixPath(pub PathBuf);
-
-impl FromStr for UnixPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
-            Some(_) => Err("the path must begin with /".into()),
-            None => Err(format!("only unix sockets are served: write unix:{text}")),
-        }
-    }
 }
 
 /// Where resolvers are.
@@ -213,8 +204,15 @@ impl Options {
         self.state.clone().unwrap_or_else(|| self.run_folder().join("state"))
     }
 
+    /// Folders that may be empty after a removal, inner ones first.
+    pub(crate) fn own_folders(&self) -> Vec<PathBuf> {
+        let namespace = self.dns_link().namespace;
+        let netns = namespace.parent().map(PathBuf::from);
+        netns.into_iter().chain([self.run_folder(), PathBuf::from(RUN)]).collect()
+    }
+
     fn run_folder(&self) -> PathBuf {
-        let run = PathBuf::from("/run/nameward");
+        let run = PathBuf::from(RUN);
         self.instance.as_ref().map_or(run.clone(), |instance| run.join(instance))
     }
 }
@@ -263,7 +261,7 @@ mod tests {
             let all = ["nameward-enforcer"].iter().chain(arguments);
             Options::try_parse_from(all).unwrap_err().to_string()
         };
-        assert!(error(&["--config", "f", "--api", "127.0.0.1:80"]).contains("write unix:127.0.0.1:80"));
+        assert!(error(&["--config", "f", "--api", "/run/api"]).contains("write unix:/run/api"));
         assert!(error(&["--config", "f", "--instance", "a/b"]).contains("lower-case letters"));
         assert!(error(&["--config", "f", "--feed", "/x"]).contains("write unix:/x"));
         assert!(error(&["--config", "f", "--feed", "tls://192.0.2.1"]).contains("a port"));

@@ -105,10 +105,9 @@ fn start_tasks(
         running.run().await;
         Ok(())
     });
-    if let Some(path) = &options.api {
-        let listening =
-            api::listen(&path.0).with_context(|| format!("cannot serve --api unix:{}", path.0.display()))?;
-        let serving = api::serve(enforcer.clone(), listening);
+    if let Some(place) = &options.api {
+        let listening = place.listen().with_context(|| format!("cannot serve --api {place}"))?;
+        let serving = api::serve_at(enforcer.clone(), listening);
         tasks.spawn("API", async { Ok(serving.await?) });
     }
     Ok(())

@@ -274,14 +274,12 @@ impl Story {
         world.rest.show("/v1/bindings");
         let items = world.rest.items("/v1/bindings")?;
         ensure!(!items.is_empty(), "there are no bindings");
-        let now = boot_nanos()?;
         for item in &items {
             for lease in item["addresses"].as_array().into_iter().flatten() {
-                let left =
-                    lease["expiresAt"].as_u64().unwrap_or_default().saturating_sub(now) / 1_000_000_000;
+                let left = &lease["secondsLeft"];
                 let (endpoint, name, address) =
                     (text(&item["endpoint"]), text(&item["name"]), text(&lease["address"]));
-                println!("      {endpoint:<14} {name:<20} {address:<16} {left:>4} s left");
+                println!("      {endpoint:<14} {name:<20} {address:<16} {left} s left");
             }
         }
         Ok(())
@@ -342,9 +340,4 @@ impl Ends {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
-}
-
-fn boot_nanos() -> Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
-    Ok(Duration::from(now).as_nanos().try_into()?)
 }

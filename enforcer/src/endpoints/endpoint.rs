@@ -37,6 +37,8 @@ pub struct Endpoint<S> {
     pub(super) drift_repairs: u64,
     rules: Option<Arc<RuleSet>>,
     generation: u32,
+    /// The switch as this process wrote it last.
+    pub(super) word: Option<Switch>,
     /// Flags of the switch that come from the interface, not from settings.
     link_flags: u64,
 }
@@ -68,7 +70,17 @@ impl<S: KernelStore> Endpoint<S> {
         }
         let grants = Grants::restore(&sets, &in_kernel);
         let generation = observed.switch.generation();
-        Ok(Self { store, bindings, grants, journal, drift_repairs: 0, rules: None, generation, link_flags })
+        Ok(Self {
+            store,
+            bindings,
+            grants,
+            journal,
+            drift_repairs: 0,
+            rules: None,
+            generation,
+            word: None,
+            link_flags,
+        })
     }
 
     /// Generation of the rules in force; 0 before the first.
@@ -131,7 +143,8 @@ impl<S: KernelStore> Endpoint<S> {
                 self.store.write(&allow(*address, entry, known))?;
             }
         }
-        self.store.write(&plan.switch)?;
+        self.store.write(&MapWrite::Switch(plan.switch))?;
+        self.word = Some(plan.switch);
         self.generation = generation;
         self.rules = Some(rules);
         for write in &plan.clean {
@@ -262,12 +275,12 @@ impl<S: KernelStore> Endpoint<S> {
         Ok(())
     }
 
-    fn known_ids(&self) -> BTreeSet<u32> {
+    pub(super) fn known_ids(&self) -> BTreeSet<u32> {
         self.grants.sets().map(|set| set.id).collect()
     }
 
     /// Puts ids that are new since `before` on file.
-    fn note_ids(&mut self, before: &BTreeSet<u32>) -> Result<(), EndpointError> {
+    pub(super) fn note_ids(&mut self, before: &BTreeSet<u32>) -> Result<(), EndpointError> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let fresh: Vec<Entry> =
             self.grants.sets().filter(|set: &NameSet| !before.contains(&set.id)).map(Entry::Names).collect();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nameward_abi::{Flow, FlowKey, FlowState};
+use nameward_abi::{CidrRule, Flow, FlowKey, FlowState, PortKey, PortRule};
 use nameward_policy::{
     ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
 };
@@ -210,10 +210,76 @@ fn drift_is_repaired_and_counted() {
     endpoint.store.observed.allow.insert([9; 16], stranger);
     endpoint.upkeep(seconds_later(1)).unwrap();
     assert_eq!(endpoint.store.observed.allow, before.allow);
-    assert_eq!(endpoint.drift_repairs(), 2);
+    // One that is lost, one that nobody granted, one with other classes.
+    assert_eq!(endpoint.drift_repairs(), 3);
+    assert!(!endpoint.has_drifted(seconds_later(2)).unwrap());
     endpoint.upkeep(seconds_later(2)).unwrap();
-    assert_eq!(endpoint.drift_repairs(), 2);
+    assert_eq!(endpoint.drift_repairs(), 3);
     assert_eq!(endpoint.store.observed.admitted, before.admitted);
+}
+
+// Drift of rules: a port opened, a prefix allowed, audit switched on by hand
+#[test]
+fn rules_that_somebody_else_changed_are_put_right() {
+    let mut endpoint = endpoint();
+    let before = endpoint.store.observed.clone();
+    assert!(!endpoint.has_drifted(NOW).unwrap());
+    let changes: [fn(&mut Observed); 5] = [
+        |seen| seen.ports.extend([((0, PortKey::default()), PortRule { classes: [u64::MAX; 2] })]),
+        |seen| seen.ports.clear(),
+        |seen| seen.cidrs.extend([((0, [0; 16]), CidrRule { allow: [u64::MAX; 2], ..CidrRule::default() })]),
+        |seen| seen.direct_dns = [1; 2],
+        |seen| seen.switch = Switch::new(seen.switch.slot(), Mode::Audit, 0, seen.switch.generation()),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        change(&mut endpoint.store.observed);
+        assert!(endpoint.has_drifted(NOW).unwrap(), "change {index}");
+        let repairs = endpoint.drift_repairs();
+        endpoint.upkeep(NOW).unwrap();
+        assert!(endpoint.drift_repairs() > repairs, "change {index}");
+        assert!(!endpoint.has_drifted(NOW).unwrap(), "change {index}");
+        let slot = before.switch.slot();
+        let seen = &endpoint.store.observed;
+        let classes =
+            |seen: &Observed| seen.ports.values().map(|rule| rule.classes[slot]).collect::<Vec<_>>();
+        assert_eq!(
+            (classes(seen), seen.ports.len()),
+            (classes(&before), before.ports.len()),
+            "change {index}"
+        );
+        assert_eq!((&seen.cidrs, seen.switch), (&before.cidrs, before.switch), "change {index}");
+        assert_eq!(seen.direct_dns[slot], before.direct_dns[slot], "change {index}");
+    }
+}
+
+// Promise 4
+#[test]
+fn a_set_of_names_that_is_new_because_one_lapsed_outlives_a_restart() {
+    let path = std::env::temp_dir().join(format!("nwt{}-lapsed", std::process::id())).join("runner.names");
+    let (journal, known) = Journal::open(&path, "boot").unwrap();
+    let mut first =
+        Endpoint::new(MemoryStore::default(), Limits::default(), Some(journal), &known, 0).unwrap();
+    let same = rules(&[("example.com", HTTPS), ("*.example.net", HTTPS)], Settings::default());
+    first.apply(Arc::clone(&same), NOW).unwrap();
+    let short = GrantRequest { grace: Duration::ZERO, ..request("a.example.net", &["198.51.100.7"], 1) };
+    first.grant(&short, NOW).unwrap();
+    // A flow under the first set keeps it: nothing else is written down anew.
+    let alone = entry(&first, "198.51.100.7").unwrap().admitted_id;
+    first.store.flows.insert([1; 40], flow("198.51.100.9", alone, seconds_later(70)));
+    first.grant(&request("example.com", &["198.51.100.7"], 1), NOW).unwrap();
+    let both = entry(&first, "198.51.100.7").unwrap().admitted_id;
+    first.upkeep(seconds_later(70)).unwrap();
+    let one = entry(&first, "198.51.100.7").unwrap().admitted_id;
+    assert_ne!(both, one);
+    let (key, live) = flow("198.51.100.7", one, seconds_later(70));
+    first.store.flows.insert([0; 40], (key, live));
+    let store = first.store;
+    let (journal, known) = Journal::open(&path, "boot").unwrap();
+    let mut second = Endpoint::new(store, Limits::default(), Some(journal), &known, 0).unwrap();
+    second.apply(same, seconds_later(71)).unwrap();
+    let slot = second.store.observed.switch.slot();
+    assert_ne!(second.store.observed.admitted[&one].classes[slot], 0);
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
 // F1

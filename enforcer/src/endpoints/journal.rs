@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the lines.
 const FORMAT: u32 = 1;
+/// A first line is never longer, in bytes.
+const LONGEST_BEGIN: u64 = 256;
 /// Lines after which the file is written anew with what is live.
 const COMPACT_AT: usize = 4_096;
 
@@ -84,6 +86,28 @@ impl Journal {
     /// Removes the file.
     pub(crate) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
+    }
+}
+
+/// Name of the file of an endpoint.
+pub(crate) fn file_name(uid: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => (byte as char).to_string(),
+        other => format!("~{other:02x}"),
+    };
+    uid.bytes().map(escape).collect::<String>() + ".names"
+}
+
+/// Whether a file is one of these, or a rewrite of one that was cut off.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    let begins = |file: File| {
+        let mut line = String::new();
+        BufReader::new(file).take(LONGEST_BEGIN).read_line(&mut line).is_ok()
+            && matches!(serde_json::from_str(&line), Ok(Entry::Begin { .. }))
+    };
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("names" | "new") => File::open(path).is_ok_and(begins),
+        _ => false,
     }
 }
 
@@ -159,7 +183,7 @@ mod tests {
     #[test]
     fn a_restart_finds_what_was_acknowledged() {
         let folder = Folder::new("journal");
-        let path = folder.0.join("runner.journal");
+        let path = folder.0.join("runner.names");
         let (mut journal, before) = Journal::open(&path, "boot-1").unwrap();
         assert_eq!(before, []);
         let entries = [
@@ -171,8 +195,12 @@ mod tests {
         let (journal, found) = Journal::open(&path, "boot-1").unwrap();
         assert_eq!(found, entries);
         drop(journal);
+        assert!(is_ours(&path));
         let (_, after_reboot) = Journal::open(&path, "boot-2").unwrap();
         assert_eq!(after_reboot, []);
+        let other = folder.0.join("other.names");
+        fs::write(&other, "text of somebody else\n").unwrap();
+        assert!(!is_ours(&other));
     }
 
     #[test]

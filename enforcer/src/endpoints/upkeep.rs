@@ -7,15 +7,33 @@ use std::{
 };
 
 use nameward_abi::{Admitted, Allow, Flow, FlowKey, FlowState, RULE_SETS, idle};
-use nameward_policy::{BootTime, GrantTables};
+use nameward_policy::{BootTime, GrantTables, KernelRules, RuleSet};
 
 use super::{Endpoint, EndpointError, endpoint::allow, journal::Entry};
 use crate::{
     decisions::ip,
-    kernel::{KernelStore, MapWrite, Observed},
+    grants::switch::{self, Target},
+    kernel::{EndpointSpec, KernelEndpoint, KernelError, KernelStore, MapWrite, Observed},
 };
 
+impl Endpoint<KernelEndpoint> {
+    /// Puts the configuration right, rules aside. Returns whether it was not.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn restore_config(&mut self, spec: &EndpointSpec) -> Result<bool, KernelError> {
+        let repaired = self.store.restore_config(spec)?;
+        self.drift_repairs += u64::from(repaired);
+        Ok(repaired)
+    }
+}
+
 impl<S: KernelStore> Endpoint<S> {
+    /// Counts something that was put right from outside.
+    pub(crate) fn count_repair(&mut self) {
+        self.drift_repairs += 1;
+    }
+
     /// Extends addresses in use, removes idle flows and lapsed names, repairs what has drifted.
     ///
     /// # Errors
@@ -36,6 +54,20 @@ impl<S: KernelStore> Endpoint<S> {
         let in_use: BTreeSet<u32> = live.iter().map(|(_, flow)| flow.admitted_id).collect();
         changed |= self.align(&observed, &in_use, now)?;
         self.compact(changed)
+    }
+
+    /// Whether the kernel holds something that this process did not write: somebody else changed it.
+    ///
+    /// # Errors
+    /// [`EndpointError`] when the maps cannot be read.
+    pub fn has_drifted(&mut self, now: BootTime) -> Result<bool, EndpointError> {
+        let Some(rules) = self.rules().cloned() else { return Ok(false) };
+        let observed = self.store.observe()?;
+        let desired = self.desired(&rules, now)?;
+        let slot = self.word.unwrap_or(observed.switch).slot();
+        let tables = switch::restore(&observed, &Target::new(&rules.kernel, BTreeMap::new()), slot);
+        let words = self.word.is_some_and(|word| word != observed.switch);
+        Ok(words || !tables.is_empty() || drift(&desired, &observed, slot, now) != 0)
     }
 
     /// Time goes on after the answer path was broken: what would lapse at once is extended by its grace (F1).
@@ -68,14 +100,15 @@ impl<S: KernelStore> Endpoint<S> {
         now: BootTime,
     ) -> Result<bool, EndpointError> {
         let Some(rules) = self.rules().cloned() else { return Ok(false) };
-        let desired = self.grants.desired(&rules, &self.bindings, now);
+        let desired = self.desired(&rules, now)?;
         // Also what an address referred to until now: a flow may just have begun under it.
         let mut referred: BTreeSet<u32> = desired.allow.values().map(|entry| entry.admitted_id).collect();
         referred.extend(observed.allow.values().map(|allow| allow.admitted_id));
         referred.extend(in_use);
         let retired = self.grants.retire(&referred);
-        let slot = observed.switch.slot();
-        self.drift_repairs += drift(&desired, observed, slot);
+        let slot = self.word.unwrap_or(observed.switch).slot();
+        self.drift_repairs += drift(&desired, observed, slot, now);
+        self.restore_tables(observed, &rules.kernel, slot)?;
         for (id, classes) in desired.admitted.iter().filter(|(id, _)| referred.contains(id)) {
             if observed.admitted.get(id).map(|admitted| admitted.classes[slot]) != Some(*classes) {
                 self.store.write(&MapWrite::Admitted(*id, Admitted { classes: [*classes; RULE_SETS] }))?;
@@ -99,6 +132,34 @@ impl<S: KernelStore> Endpoint<S> {
         Ok(!retired.is_empty())
     }
 
+    /// What the kernel should hold of names. Sets of names that are new since one lapsed are on file before the kernel
+    /// refers to them: after a restart, flows under them go on.
+    fn desired(&mut self, rules: &RuleSet, now: BootTime) -> Result<GrantTables, EndpointError> {
+        let before = self.known_ids();
+        let desired = self.grants.desired(rules, &self.bindings, now);
+        self.note_ids(&before)?;
+        Ok(desired)
+    }
+
+    /// Writes rules and switch again where somebody else changed them.
+    fn restore_tables(
+        &mut self,
+        observed: &Observed,
+        rules: &KernelRules,
+        slot: usize,
+    ) -> Result<(), EndpointError> {
+        let target = Target::new(rules, BTreeMap::new());
+        for write in switch::restore(observed, &target, slot) {
+            self.drift_repairs += 1;
+            self.store.write(&write)?;
+        }
+        if let Some(word) = self.word.filter(|word| *word != observed.switch) {
+            self.drift_repairs += 1;
+            self.store.write(&MapWrite::Switch(word))?;
+        }
+        Ok(())
+    }
+
     /// Writes the file anew when it is long, or when it would not say what was extended or forgotten.
     fn compact(&mut self, changed: bool) -> Result<(), EndpointError> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
@@ -111,14 +172,18 @@ impl<S: KernelStore> Endpoint<S> {
     }
 }
 
-/// Entries that somebody else changed: classes that were not written so, addresses that are gone. Ids and expiry of
-/// an address change with time and use.
-fn drift(desired: &GrantTables, observed: &Observed, slot: usize) -> u64 {
+/// Entries of names that somebody else changed: classes that were not written so, addresses that are gone, that
+/// nobody granted, or that last longer than granted. Ids of an address change with time.
+fn drift(desired: &GrantTables, observed: &Observed, slot: usize, now: BootTime) -> u64 {
     let classes = desired.admitted.iter().filter(|(id, classes)| {
         observed.admitted.get(id).is_some_and(|admitted| admitted.classes[slot] != **classes)
     });
     let lost = desired.allow.keys().filter(|address| !observed.allow.contains_key(*address));
-    (classes.count() + lost.count()) as u64
+    let invented = observed.allow.iter().filter(|(address, allow)| match desired.allow.get(*address) {
+        Some(entry) => allow.expires_at > entry.expires_at.0,
+        None => allow.expires_at > now.0,
+    });
+    (classes.count() + lost.count() + invented.count()) as u64
 }
 
 /// Whether a flow goes on (G4).

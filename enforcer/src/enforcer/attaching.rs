@@ -19,7 +19,7 @@ use crate::{
     dns_link::{DnsLink, IDENTITIES},
     endpoints::{
         Endpoint,
-        journal::{Entry, Journal},
+        journal::{self, Entry, Journal},
     },
     kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, is_layer3},
     loopback_dns::LoopbackDns,
@@ -65,8 +65,17 @@ impl Enforcer {
         let endpoint = self.open_endpoint(&config, store)?;
         let DnsRoad { identity, index, listeners, .. } = road;
         let endpoint = Mutex::new(endpoint);
-        let is_retired = AtomicBool::new(false);
-        let guarded = Guarded { config, spec, number, identity, index, listeners, endpoint, is_retired };
+        let guarded = Guarded {
+            config,
+            spec,
+            number,
+            identity,
+            index,
+            listeners,
+            endpoint,
+            trouble: Mutex::default(),
+            is_retired: AtomicBool::new(false),
+        };
         self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(guarded));
         if let Some(known) = &known {
             known.is_retired.store(true, Ordering::Release);
@@ -147,14 +156,7 @@ impl Enforcer {
     }
 
     fn journal_path(&self, uid: &str) -> Option<PathBuf> {
-        let name: String = uid
-            .bytes()
-            .map(|byte| match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => (byte as char).to_string(),
-                other => format!("~{other:02x}"),
-            })
-            .collect();
-        Some(self.0.state.as_ref()?.join(format!("{name}.names")))
+        Some(self.0.state.as_ref()?.join(journal::file_name(uid)))
     }
 
     fn dns_road(
@@ -176,6 +178,8 @@ impl Enforcer {
                     uid: config.uid.clone(),
                     source,
                 };
+                // Ports of an endpoint that was at an interface belong to the link's own namespace.
+                let before = before.filter(|before| index_of(before).is_none());
                 let dns = LoopbackDns::open(&config.settings.dns.trusted, before).map_err(failed)?;
                 let identity = dns.identity();
                 Ok(DnsRoad { redirect: dns.redirect, identity, index: None, listeners: dns.sockets })
@@ -215,8 +219,13 @@ impl Enforcer {
         if let Some(index) = before.and_then(index_of) {
             return Ok(index);
         }
-        let mut taken: BTreeSet<u16> = self.all().iter().filter_map(|guarded| guarded.index).collect();
-        for other in self.attached()?.iter().filter(|other| *other != uid) {
+        let ours = self.all();
+        let mut taken: BTreeSet<u16> = ours.iter().filter_map(|guarded| guarded.index).collect();
+        // Those that only an earlier process knew are asked themselves.
+        let known: BTreeSet<&str> = ours.iter().map(|guarded| &*guarded.config.uid).collect();
+        let strangers =
+            self.attached()?.into_iter().filter(|other| other != uid && !known.contains(&**other));
+        for other in &strangers.collect::<Vec<_>>() {
             let config = self.0.host.open_endpoint(other).and_then(|endpoint| endpoint.config());
             taken.extend(config.ok().as_ref().and_then(|config| index_of(&config.dns)));
         }
@@ -224,6 +233,7 @@ impl Enforcer {
     }
 }
 
+/// The index of an endpoint on an interface; cgroups have none.
 fn index_of(redirect: &DnsRedirect) -> Option<u16> {
     let [.., high, low] = redirect.identity4;
     Some(u16::from_be_bytes([high, low]) & 0x7fff).filter(|index| *index != 0)

@@ -18,15 +18,19 @@ use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
     decisions::{Context, ip},
     heartbeat::{self, AnswerPath},
-    kernel::{Attachment, BootNanos, EventReader, Order, interface_index},
+    kernel::{Attachment, BootNanos, EventReader, KernelError, Order},
 };
 
 /// How often endpoints are asked whether something is about to lapse.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Something that lapses within this time is looked after now.
 const AHEAD: Duration = Duration::from_secs(2);
-/// Every endpoint is looked after this often: idle flows, drift.
+/// Every endpoint is looked after this often: idle flows.
 const UPKEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often what the kernel holds is compared with what it should.
+const DRIFT_EVERY: Duration = Duration::from_secs(5);
+/// How often cgroups are looked for: nobody tells when one of the same name is made.
+const PLACES_EVERY: Duration = Duration::from_millis(100);
 
 /// The answer path of an enforcer: itself, and whether somebody says that a resolver is there.
 struct Path<F> {
@@ -62,6 +66,11 @@ impl Enforcer {
             keeper.keep().await;
             "upkeep"
         });
+        let finder = self.clone();
+        tasks.spawn(async move {
+            finder.watch_cgroups().await;
+            "cgroups"
+        });
         let watcher = self.clone();
         tasks.spawn(async move {
             if let Err(error) = watcher.watch_links().await {
@@ -84,16 +93,33 @@ impl Enforcer {
         let connection = tokio::spawn(connection);
         while messages.next().await.is_some() {
             self.0.links.send_replace(());
-            for guarded in self.all() {
-                if let Attachment::Interface { name } = &guarded.config.attachment
-                    && interface_index(name).is_ok_and(|index| guarded.ifindex() != Some(index))
-                {
-                    self.keep_first(&guarded);
-                }
+            for guarded in self.all().iter().filter(|one| !is_cgroup(one)) {
+                self.keep_place(guarded);
             }
         }
         connection.abort();
         Err(io::Error::other("the kernel's socket was closed"))
+    }
+
+    /// The same for cgroups.
+    async fn watch_cgroups(&self) {
+        let mut tick = tokio::time::interval(PLACES_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            for guarded in self.all().iter().filter(|one| is_cgroup(one)) {
+                self.keep_place(guarded);
+            }
+        }
+    }
+
+    /// Attaches anew where the place was made anew; tells where it is gone.
+    fn keep_place(&self, guarded: &Guarded) {
+        match guarded.is_elsewhere() {
+            Ok(false) => guarded.note_trouble(None),
+            Ok(true) => self.keep_first(guarded),
+            Err(error) => guarded.note_trouble(Some(&error)),
+        }
     }
 
     async fn read(&self, mut reader: EventReader) {
@@ -119,15 +145,16 @@ impl Enforcer {
 
     async fn keep(&self) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
-        let mut all_done = Instant::now();
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut all_done, mut compared) = (Instant::now(), Instant::now());
         loop {
             tick.tick().await;
-            let everything = all_done.elapsed() >= UPKEEP_EVERY;
-            if everything {
-                all_done = Instant::now();
-            }
-            if everything {
+            if all_done.elapsed() >= UPKEEP_EVERY {
+                (all_done, compared) = (Instant::now(), Instant::now());
                 self.upkeep();
+            } else if compared.elapsed() >= DRIFT_EVERY {
+                compared = Instant::now();
+                self.compare();
             } else {
                 self.all().iter().for_each(|guarded| look_after(guarded, false));
             }
@@ -136,34 +163,65 @@ impl Enforcer {
 }
 
 impl Enforcer {
-    /// Puts our programs in front again where others came before them or took them away.
+    /// Puts our programs where they belong: in front again where others came before them or took them away, at a
+    /// place that was made anew.
     fn keep_first(&self, guarded: &Guarded) {
-        let Attachment::Interface { name } = &guarded.config.attachment else { return };
-        let uid = &*guarded.config.uid;
-        let result = self.0.host.order(uid, name).and_then(|order| match order {
-            Order::First => Ok(()),
-            Order::Behind | Order::Missing => {
-                tracing::error!(
-                    endpoint = uid,
-                    interface = name,
-                    ?order,
-                    "our programs were not first: put back"
-                );
-                let _held = guarded.lock();
-                guarded.index.map_or(Ok(()), |index| self.answer_at(index, name))?;
-                self.0.host.attach_first(&guarded.spec)
+        let is_right = match &guarded.config.attachment {
+            Attachment::Interface { name } => {
+                self.0.host.order(&guarded.config.uid, name).map(|order| order == Order::First)
             }
-        });
-        if let Err(error) = result {
-            tracing::warn!(endpoint = uid, interface = name, %error, "cannot see whether our programs are first");
+            Attachment::Cgroup { .. } => guarded.is_elsewhere().map(|elsewhere| !elsewhere),
+        };
+        let kept = is_right.and_then(|is_right| if is_right { Ok(()) } else { self.attach_again(guarded) });
+        guarded.note_trouble(kept.err().as_ref());
+    }
+
+    fn attach_again(&self, guarded: &Guarded) -> Result<(), KernelError> {
+        let Some(mut endpoint) = guarded.current() else { return Ok(()) };
+        tracing::error!(endpoint = &*guarded.config.uid, "our programs were not in their place: put back");
+        if let (Some(index), Attachment::Interface { name }) = (guarded.index, &guarded.config.attachment) {
+            self.answer_at(index, name)?;
+        }
+        self.0.host.attach_first(&guarded.spec)?;
+        endpoint.count_repair();
+        Ok(())
+    }
+
+    /// Compares what the kernel holds with what it should, and puts right what somebody else changed.
+    fn compare(&self) {
+        for guarded in self.all() {
+            self.keep_first(&guarded);
+            self.keep_config(&guarded);
+            let has_drifted = guarded.current().is_some_and(|mut endpoint| {
+                endpoint.has_drifted(now()).unwrap_or_else(|error| {
+                    tracing::warn!(endpoint = &*guarded.config.uid, %error, "the kernel's tables cannot be compared");
+                    false
+                })
+            });
+            look_after(&guarded, has_drifted);
+        }
+    }
+
+    fn keep_config(&self, guarded: &Guarded) {
+        let Some(mut endpoint) = guarded.current() else { return };
+        match endpoint.restore_config(&guarded.spec) {
+            Ok(false) => {}
+            Ok(true) => tracing::error!(
+                endpoint = &*guarded.config.uid,
+                "somebody else changed the endpoint's configuration in the kernel: repaired"
+            ),
+            Err(error) => {
+                tracing::debug!(endpoint = &*guarded.config.uid, %error, "configuration not compared");
+            }
         }
     }
 
     /// Looks after every endpoint now, as is done from time to time anyway.
     pub fn upkeep(&self) {
         for guarded in self.all() {
-            look_after(&guarded, true);
             self.keep_first(&guarded);
+            self.keep_config(&guarded);
+            look_after(&guarded, true);
         }
     }
 }
@@ -183,6 +241,10 @@ impl<F: Fn() -> bool + Send + Sync> AnswerPath for Path<F> {
             }
         }
     }
+}
+
+fn is_cgroup(guarded: &Guarded) -> bool {
+    matches!(guarded.config.attachment, Attachment::Cgroup { .. })
 }
 
 fn look_after(guarded: &Guarded, anyway: bool) {

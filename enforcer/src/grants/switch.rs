@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use nameward_abi::{Address, Admitted, CidrRule, PortKey, PortRule, Switch};
+use nameward_abi::{Address, Admitted, CidrRule, PortKey, PortRule, RULE_SETS, Switch};
 
 use nameward_policy::{
     KernelRules,
@@ -47,7 +47,7 @@ pub(crate) struct SwitchPlan {
     /// Nothing that counts changes its meaning.
     pub(crate) prepare: Vec<MapWrite>,
     /// From here on the new rules count.
-    pub(crate) switch: MapWrite,
+    pub(crate) switch: Switch,
     /// Nothing that counts changes its meaning.
     pub(crate) clean: Vec<MapWrite>,
 }
@@ -91,7 +91,46 @@ pub(crate) fn plan(observed: &Observed, target: &Target, next: impl FnOnce(usize
             prepare.push(MapWrite::Admitted(id, admitted));
         }
     }
-    SwitchPlan { prepare, switch: MapWrite::Switch(next(new)), clean }
+    SwitchPlan { prepare, switch: next(new), clean }
+}
+
+/// What has to be written because somebody else changed the tables of the rule set that counts, which is `slot`.
+/// Restored entries mean the same under both sets. Names' addresses are not looked at.
+pub(crate) fn restore(observed: &Observed, target: &Target, slot: usize) -> Vec<MapWrite> {
+    let mut writes = Vec::new();
+    if observed.direct_dns[slot] != target.direct_dns {
+        writes.push(MapWrite::DirectDns(slot, target.direct_dns));
+    }
+    for (&(length, address), classes) in &target.cidrs {
+        let rule = both_cidr(*classes);
+        let same = |known: &&CidrRule| {
+            (known.allow[slot], known.deny[slot], known.cluster[slot])
+                == (classes.allow, classes.deny, classes.cluster)
+        };
+        if observed.cidrs.get(&(length, address)).filter(same).is_none() {
+            writes.push(MapWrite::Cidr(length, address, rule));
+        }
+    }
+    for (&(length, key), classes) in &target.ports {
+        if observed.ports.get(&(length, key)).map(|known| known.classes[slot]) != Some(*classes) {
+            writes.push(MapWrite::Port(length, key, PortRule { classes: [*classes; RULE_SETS] }));
+        }
+    }
+    let strange = |key: &&(u32, Address)| !target.cidrs.contains_key(*key);
+    writes
+        .extend(observed.cidrs.keys().filter(strange).map(|(length, at)| MapWrite::ForgetCidr(*length, *at)));
+    let strange = |key: &&(u32, PortKey)| !target.ports.contains_key(*key);
+    writes
+        .extend(observed.ports.keys().filter(strange).map(|(length, at)| MapWrite::ForgetPort(*length, *at)));
+    writes
+}
+
+fn both_cidr(classes: CidrClasses) -> CidrRule {
+    CidrRule {
+        allow: [classes.allow; RULE_SETS],
+        deny: [classes.deny; RULE_SETS],
+        cluster: [classes.cluster; RULE_SETS],
+    }
 }
 
 fn cidr_rule(before: CidrRule, old: usize, after: CidrClasses) -> CidrRule {

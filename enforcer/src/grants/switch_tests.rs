@@ -72,7 +72,7 @@ fn next(generation: u32) -> impl FnOnce(usize) -> Switch {
 }
 
 fn apply(store: &mut MemoryStore, plan: &SwitchPlan) {
-    for write in plan.prepare.iter().chain([&plan.switch]).chain(&plan.clean) {
+    for write in plan.prepare.iter().chain([&MapWrite::Switch(plan.switch)]).chain(&plan.clean) {
         store.write(write).unwrap();
     }
 }
@@ -97,7 +97,7 @@ proptest! {
                 store.write(write).unwrap();
                 prop_assert_eq!(&verdicts(&store.observed), &before);
             }
-            for write in [&plan.switch].into_iter().chain(&plan.clean) {
+            for write in [&MapWrite::Switch(plan.switch)].into_iter().chain(&plan.clean) {
                 store.write(write).unwrap();
                 prop_assert_eq!(&verdicts(&store.observed), &fresh);
             }

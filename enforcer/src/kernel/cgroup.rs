@@ -57,6 +57,14 @@ pub(super) struct Place {
     pub(super) level: u32,
 }
 
+/// Identifier of a cgroup, which is never given to another, not even to one of the same name.
+///
+/// # Errors
+/// [`KernelError::NotCgroup`] when it is gone.
+pub fn cgroup_id(path: &Path) -> Result<u64, KernelError> {
+    fs::metadata(path).map(|folder| folder.ino()).map_err(|_| KernelError::NotCgroup { path: path.into() })
+}
+
 /// Reads where a folder stands in the cgroup v2 tree.
 pub(super) fn place(path: &Path) -> Result<Place, KernelError> {
     let not_cgroup = || KernelError::NotCgroup { path: path.into() };

@@ -216,6 +216,24 @@ impl KernelEndpoint {
         self.maps.config.set(0, config, 0).map_err(KernelError::map("write to", maps::CONFIG))
     }
 
+    /// Writes the configuration again where it is not what `spec` says, rules aside. Returns whether it was not.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`]; [`KernelError::NoInterface`], [`KernelError::NotCgroup`] when its place is gone.
+    pub fn restore_config(&mut self, spec: &EndpointSpec) -> Result<bool, KernelError> {
+        let found = self.config()?;
+        let mut right = Target::resolve(spec)?.configuration(spec, self.number, &found)?;
+        if matches!(spec.attachment, Attachment::Cgroup { .. }) && spec.addresses.is_empty() {
+            // The host's own addresses, which it may change itself.
+            right.own = found.own;
+        }
+        if right == found {
+            return Ok(false);
+        }
+        self.write_config(&right)?;
+        Ok(true)
+    }
+
     /// Packets and bytes by reason, since the endpoint was first attached.
     ///
     /// # Errors

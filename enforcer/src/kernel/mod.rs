@@ -25,7 +25,7 @@ mod object;
 mod store;
 
 pub use bpffs::{ensure_mounted, is_bpffs};
-pub use cgroup::{OwnCgroup, cgroup2_mount, netns_cookie, remove_empty_cgroups};
+pub use cgroup::{OwnCgroup, cgroup_id, cgroup2_mount, netns_cookie, remove_empty_cgroups};
 pub use clock::BootNanos;
 pub(crate) use endpoint::address_bytes;
 pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, refuse_host};
