@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RData;
+use hickory_proto::rr::{RData, Record};
+use hickory_proto::serialize::binary::BinEncodable;
 use lru::LruCache;
 
 use crate::upstream::{Question, UpstreamError};
@@ -23,6 +24,9 @@ const LONGEST_NEGATIVE: Duration = Duration::from_secs(3_600);
 /// Memory of an entry beside its records, and of one record beside its data, roughly.
 const ENTRY_OCTETS: usize = 512;
 const RECORD_OCTETS: usize = 320;
+
+/// One answer takes at most this part of the memory.
+const LARGEST_SHARE: usize = 8;
 
 /// Question and number of the upstream group it is for.
 pub(crate) type CacheKey = (usize, Question);
@@ -94,7 +98,9 @@ impl Cache {
     ) -> Asking {
         let cache = self.clone();
         let asking = tokio::spawn(async move {
-            let result = question.await.map(|message| {
+            let result = question.await.map(|mut message| {
+                // Nobody looks at them (A1).
+                message.additionals = Vec::new();
                 let answer = Arc::new(CachedAnswer { message, received_at: Instant::now() });
                 lock(&cache.answers).insert(key.clone(), answer.clone());
                 answer
@@ -110,8 +116,10 @@ impl Cache {
 impl Answers {
     fn insert(&mut self, key: CacheKey, answer: Arc<CachedAnswer>) {
         let Some(ttl) = lifetime(&answer.message) else { return };
-        let records = answer.message.answers.len() + answer.message.authorities.len();
-        let octets = ENTRY_OCTETS + key.1.name.len() + RECORD_OCTETS * records;
+        let octets = ENTRY_OCTETS + key.1.name.len() + memory(&answer.message);
+        if octets > self.most_octets / LARGEST_SHARE {
+            return;
+        }
         let ends_at = answer.received_at + ttl;
         self.octets += octets;
         if let Some((_, old)) = self.by_question.push(key, Entry { answer, ends_at, octets }) {
@@ -122,6 +130,17 @@ impl Answers {
             self.octets -= old.octets;
         }
     }
+}
+
+/// Octets that the records of an answer take, roughly.
+fn memory(message: &Message) -> usize {
+    let data = |record: &Record| match &record.data {
+        RData::A(_) | RData::AAAA(_) | RData::CNAME(_) | RData::NS(_) | RData::SOA(_) => 0,
+        // Parts of text and the like have an allocation each.
+        other => 2 * other.to_bytes().map_or(usize::from(u16::MAX), |octets| octets.len()),
+    };
+    let records = message.answers.iter().chain(&message.authorities);
+    records.map(|record| RECORD_OCTETS + data(record)).sum()
 }
 
 /// How long an answer may be kept: the shortest TTL of its records, for negative answers the SOA's (RFC 2308).
@@ -149,8 +168,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use hickory_proto::op::{MessageType, OpCode};
-    use hickory_proto::rr::rdata::{A, SOA};
-    use hickory_proto::rr::{Name, Record};
+    use hickory_proto::rr::Name;
+    use hickory_proto::rr::rdata::{A, SOA, TXT};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn key(number: u16) -> CacheKey {
@@ -216,5 +235,19 @@ mod tests {
         }
         let kept = (0..100).filter(|number| cache.get(&key(*number), Instant::now()).is_some()).count();
         assert_eq!(kept, 10);
+    }
+
+    // Promise 8: text counts with its length
+    #[tokio::test]
+    async fn large_records_are_not_taken_for_small_ones() {
+        let cache = Arc::new(Cache::new(1 << 20));
+        for number in 0..100 {
+            let mut large = message(60);
+            let text = TXT::new(vec!["x".repeat(255); 100]);
+            large.add_answer(Record::from_rdata(Name::from_ascii("a.").unwrap(), 60, RData::TXT(text)));
+            cache.ask(key(number), async { Ok(large) }).await.unwrap();
+        }
+        let kept = (0..100).filter(|number| cache.get(&key(*number), Instant::now()).is_some()).count();
+        assert!((10..=40).contains(&kept), "{kept} answers of 26 thousand octets in a million");
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     feed_server::{Enforcers, FeedServer, SocketTaker},
     grants::{Acknowledge, Grantor},
     options::{Options, Source},
+    upstream::Upstream,
 };
 
 /// How long questions that were taken may still be on their way at the end (A8).
@@ -48,11 +49,16 @@ pub fn main() -> ExitCode {
 fn start(options: &Options) -> Result<()> {
     let upstreams = Upstreams::read(options)?;
     tell(options, &upstreams);
-    privileges::raise_descriptor_limit();
+    let bounds = Bounds::within(privileges::raise_descriptor_limit());
+    tracing::info!(
+        pending = bounds.pending,
+        connections = bounds.connections,
+        "questions and connections at one time"
+    );
     let opened = Opened::open(options)?;
     privileges::give_up(options.user.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start threads")?.block_on(serve(options, upstreams, opened))
+    runtime.context("cannot start threads")?.block_on(serve(options, upstreams, bounds, opened))
 }
 
 fn tell(options: &Options, upstreams: &Upstreams) {
@@ -63,6 +69,26 @@ fn tell(options: &Options, upstreams: &Upstreams) {
             "WITHOUT AN ENFORCER: nothing is enforced. Whoever asks from an endpoint's address is taken for it, and what \
              it connects to is judged by nobody. This is for tests and measurements"
         );
+    }
+}
+
+/// What may be open at one time, so that descriptors never run out for what keeps the process going.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    pending: usize,
+    connections: usize,
+}
+
+impl Bounds {
+    /// Half of the descriptors for sockets to upstreams, of which a question that is asked again has two or three, an
+    /// eighth for connections, the rest for all that is handed over.
+    fn within(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let usual = ServerConfig::new(Vec::<Upstream>::new());
+        Self {
+            pending: usual.pending.min(descriptors / 2 / 3).max(1),
+            connections: usual.connections.min(descriptors / 8).max(1),
+        }
     }
 }
 
@@ -90,12 +116,13 @@ impl Opened {
     }
 }
 
-async fn serve(options: &Options, upstreams: Upstreams, opened: Opened) -> Result<()> {
+async fn serve(options: &Options, upstreams: Upstreams, bounds: Bounds, opened: Opened) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::new();
+    let config = config(options, upstreams, bounds);
     let (server, sockets) = match opened.from {
-        OpenedSource::Feed(feeds) => serve_feeds(options, upstreams, feeds, &mut tasks)?,
-        OpenedSource::File(file) => serve_file(options, upstreams, file, &mut tasks)?,
+        OpenedSource::Feed(feeds) => serve_feeds(config, feeds, &mut tasks)?,
+        OpenedSource::File(file) => serve_file(config, file, &mut tasks)?,
     };
     sockets.replace(OURS, opened.sockets);
     supervisor::ready();
@@ -115,15 +142,10 @@ async fn serve(options: &Options, upstreams: Upstreams, opened: Opened) -> Resul
 }
 
 /// Endpoints, rules and DNS sockets come from enforcers, and grants go to them (S4).
-fn serve_feeds(
-    options: &Options,
-    upstreams: Upstreams,
-    feeds: Feeds,
-    tasks: &mut Tasks,
-) -> Result<(Server, Arc<DnsSockets>)> {
+fn serve_feeds(config: ServerConfig, feeds: Feeds, tasks: &mut Tasks) -> Result<(Server, Arc<DnsSockets>)> {
     let endpoints = Arc::new(Endpoints::new());
     let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
-    let config = config(options, upstreams);
+
     let server =
         Server::new(config, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>, Arc::new(AuditLog));
     let sockets = Arc::new(DnsSockets::new(server.clone()));
@@ -134,15 +156,10 @@ fn serve_feeds(
 }
 
 /// Endpoints and rules come from a file, and nothing is enforced (S2).
-fn serve_file(
-    options: &Options,
-    upstreams: Upstreams,
-    file: PathBuf,
-    tasks: &mut Tasks,
-) -> Result<(Server, Arc<DnsSockets>)> {
+fn serve_file(config: ServerConfig, file: PathBuf, tasks: &mut Tasks) -> Result<(Server, Arc<DnsSockets>)> {
     let endpoints = Arc::new(Endpoints::new());
     let followed = StaticEndpoints::open(file, Arc::clone(&endpoints))?;
-    let config = ServerConfig { believe_sources: true, ..config(options, upstreams) };
+    let config = ServerConfig { believe_sources: true, ..config };
     let server = Server::new(config, endpoints, Arc::new(Acknowledge), Arc::new(AuditLog));
     let hang_up = signal(SignalKind::hangup())?;
     tasks.spawn("endpoints", followed.follow(hang_up));
@@ -150,8 +167,10 @@ fn serve_file(
     Ok((server, sockets))
 }
 
-fn config(options: &Options, upstreams: Upstreams) -> ServerConfig {
+fn config(options: &Options, upstreams: Upstreams, bounds: Bounds) -> ServerConfig {
     ServerConfig {
+        pending: bounds.pending,
+        connections: bounds.connections,
         routes: upstreams.routes,
         trusted_forwarders: options.trusted_forwarder.clone(),
         ..ServerConfig::new(upstreams.default)
@@ -162,5 +181,17 @@ async fn nothing_to_read(mut hang_up: Signal) -> Result<()> {
     loop {
         hang_up.recv().await.context("no more signals arrive")?;
         tracing::info!("there is nothing to read again: rules come from enforcers");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_bound_what_is_open() {
+        let (few, many) = (Bounds::within(1_024), Bounds::within(u64::MAX));
+        assert_eq!((few.pending, few.connections), (170, 128));
+        assert_eq!((many.pending, many.connections), (16_384, 4_096));
     }
 }

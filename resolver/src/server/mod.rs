@@ -34,6 +34,7 @@ use crate::{
     decisions::{Decision, DecisionSink, Outcome},
     endpoints::{Endpoint, Endpoints},
     grants::Grantor,
+    limits::Limits,
     upstream::{Outstanding, Routes, Upstream},
 };
 
@@ -92,6 +93,8 @@ struct Shared {
     grant_wait: Duration,
     pending: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    /// Connections of nobody we know.
+    strangers: Arc<Limits>,
     /// Servers that workloads mean, by the number under which their answers are remembered.
     meant: Mutex<Vec<SocketAddr>>,
     on_their_way: AtomicUsize,
@@ -160,6 +163,7 @@ impl Server {
             grant_wait: config.grant_wait,
             pending: Arc::new(Semaphore::new(config.pending)),
             connections: Arc::new(Semaphore::new(config.connections)),
+            strangers: Arc::default(),
             meant: Mutex::default(),
             on_their_way: AtomicUsize::new(0),
             arrived: Notify::new(),

@@ -62,10 +62,14 @@ fn accept(server: &Server, stream: TcpStream, peer: SocketAddr, meaning: Meaning
         server.0.counters.limit.count();
         return;
     };
-    // Strangers get their REFUSED; they are few, because only redirected connections arrive here.
-    let endpoint = server.0.endpoints.who(meaning.local, peer.ip(), None);
-    let place = endpoint.map(|endpoint| endpoint.limits.connect(EACH));
-    if matches!(place, Some(None)) {
+    // All strangers together have as many as one endpoint; a forwarder asks for many.
+    let forwards = server.0.trusted_forwarders.contains(&peer.ip().to_canonical());
+    let place = match server.0.endpoints.who(meaning.local, peer.ip(), None) {
+        _ if forwards => None,
+        Some(endpoint) => endpoint.limits.connect(EACH),
+        None => server.0.strangers.connect(EACH),
+    };
+    if place.is_none() && !forwards {
         server.0.counters.limit.count();
         return;
     }

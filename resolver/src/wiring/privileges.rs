@@ -5,6 +5,9 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
 
+/// What every system gives.
+const LEAST_DESCRIPTORS: u64 = 1_024;
+
 /// Becomes `user` for good, or without one stays who we are; in either case nothing can be won back by a program.
 pub(super) fn give_up(user: Option<&str>) -> Result<()> {
     let root = Uid::effective().is_root();
@@ -41,13 +44,14 @@ fn find(name: &str) -> Result<(Uid, Gid)> {
     Ok(known.map_or((Uid::from_raw(number), Gid::from_raw(number)), |user| (user.uid, user.gid)))
 }
 
-/// Each waiting question holds a socket, each cgroup endpoint four: as many as this user may have.
-pub(super) fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+/// Each waiting question holds a socket, each cgroup endpoint four: as many as this user may have. Returns how many.
+pub(super) fn raise_descriptor_limit() -> u64 {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the number of open files stays as it was");
     }
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(LEAST_DESCRIPTORS, |(soft, _)| soft)
 }
 
 #[cfg(test)]
