@@ -11,6 +11,7 @@ mod dot;
 mod enforcer;
 mod feed_tls;
 mod lab;
+mod limits;
 mod plain;
 mod real;
 #[path = "../standalone/resolver.rs"]
