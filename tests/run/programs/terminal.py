@@ -25,6 +25,18 @@ class Session:
                 raise SystemExit(f"ended before {wanted!r}: {self.text!r}")
         self.text = self.text.split(wanted, 1)[1]
 
+    def interrupt(self):
+        """Presses ctrl-C until the shell has the terminal again, as people do."""
+        job = os.tcgetpgrp(self.terminal)
+        for _ in range(20):
+            self.type("\x03")
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                if os.tcgetpgrp(self.terminal) != job:
+                    return
+                time.sleep(0.01)
+        raise SystemExit(f"ctrl-C was not heard: {self.text!r}")
+
     def type(self, text):
         os.write(self.terminal, text.encode())
 
@@ -59,7 +71,7 @@ session.until("gone")
 print("job-control=ok")
 session.type(job)
 session.until("ready")
-session.type("\x03")
+session.interrupt()
 session.type("echo ali''ve\n")
 session.until("alive")
 print("ctrl-c-of-a-job=ok")
