@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 pub use nameward_feed::Identity;
 
-use crate::fast_path::FastPath;
+use crate::fast_path::{FastPath, SharedMemory};
 use crate::granted::GrantedNames;
 use crate::limits::Limits;
 
@@ -48,6 +48,7 @@ pub struct Endpoints {
     index: ArcSwap<Index>,
     writing: Mutex<()>,
     changed: Notify,
+    memory: Arc<SharedMemory>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -68,7 +69,8 @@ impl Endpoints {
     pub fn replace(&self, views: impl IntoIterator<Item = EndpointView>) {
         self.change(|index| {
             let old = std::mem::take(&mut index.by_uid);
-            index.by_uid = views.into_iter().map(|view| (view.uid.clone(), renewed(&old, view))).collect();
+            index.by_uid =
+                views.into_iter().map(|view| (view.uid.clone(), renewed(&old, view, &self.memory))).collect();
         });
     }
 
@@ -81,7 +83,7 @@ impl Endpoints {
                 }
             }
             for view in views {
-                let endpoint = renewed(&index.by_uid, view);
+                let endpoint = renewed(&index.by_uid, view, &self.memory);
                 index.by_uid.insert(endpoint.view.uid.clone(), endpoint);
             }
         });
@@ -90,7 +92,7 @@ impl Endpoints {
     /// Adds an endpoint, or replaces the one with this uid.
     pub fn apply(&self, view: EndpointView) {
         self.change(|index| {
-            let endpoint = renewed(&index.by_uid, view);
+            let endpoint = renewed(&index.by_uid, view, &self.memory);
             index.by_uid.insert(endpoint.view.uid.clone(), endpoint);
         });
     }
@@ -185,7 +187,11 @@ impl Index {
 }
 
 /// The endpoint of a new view: its limits go on counting, its memory starts empty.
-fn renewed(old: &HashMap<Arc<str>, Arc<Endpoint>>, view: EndpointView) -> Arc<Endpoint> {
+fn renewed(
+    old: &HashMap<Arc<str>, Arc<Endpoint>>,
+    view: EndpointView,
+    memory: &Arc<SharedMemory>,
+) -> Arc<Endpoint> {
     let names = usize::try_from(view.rules.limits().names).unwrap_or(usize::MAX);
     let limits = match old.get(&view.uid) {
         Some(old) => {
@@ -194,7 +200,7 @@ fn renewed(old: &HashMap<Arc<str>, Arc<Endpoint>>, view: EndpointView) -> Arc<En
         }
         None => Arc::default(),
     };
-    let fast = FastPath::new(names);
+    let fast = FastPath::new(names, Arc::clone(memory));
     let granted = GrantedNames::new(names);
     Arc::new(Endpoint { fast, granted, limits, view })
 }

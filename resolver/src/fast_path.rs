@@ -1,10 +1,14 @@
 //! Answers remembered for one endpoint and one generation of its rules, found without waiting for anybody.
 //!
+//! Each endpoint has some memory of its own, and more as long as all endpoints together do not take too much: what one
+//! remembers never drives out what another does.
+//!
 //! An entry is fresh for its TTL and usable as long as the grants behind it. Stale use is for failures only
 //! (A8). Closing it is the revocation: an answer that was on its way when rules changed is not remembered.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -14,19 +18,53 @@ use crate::wire::stored::StoredAnswer;
 
 /// Most octets that the answers of one endpoint take.
 const MOST_OCTETS: usize = 4 << 20;
+/// Octets that an endpoint may always have.
+const OWN_OCTETS: usize = 64 << 10;
+/// Octets that all endpoints may have together, beside their own.
+const SHARED_OCTETS: usize = 256 << 20;
 /// Answers for each name that may be remembered: A, AAAA, HTTPS, with and without EDNS.
 const ANSWERS_PER_NAME: usize = 4;
+
+/// What all endpoints have taken beside their own.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    taken: AtomicUsize,
+    most: usize,
+}
+
+impl Default for SharedMemory {
+    fn default() -> Self {
+        Self { taken: AtomicUsize::new(0), most: SHARED_OCTETS }
+    }
+}
+
+impl SharedMemory {
+    /// Changes what somebody holds, if that much is left.
+    fn change(&self, held: &mut usize, wanted: usize) -> bool {
+        let changed = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            let taken = taken - *held + wanted;
+            (wanted <= *held || taken <= self.most).then_some(taken)
+        });
+        if changed.is_ok() {
+            *held = wanted;
+        }
+        changed.is_ok()
+    }
+}
 
 /// The memory of one endpoint.
 #[derive(Debug)]
 pub(crate) struct FastPath {
     answers: Mutex<Answers>,
+    shared: Arc<SharedMemory>,
 }
 
 #[derive(Debug)]
 struct Answers {
     by_question: LruCache<Box<[u8]>, Entry, foldhash::fast::RandomState>,
     octets: usize,
+    /// Of the shared memory.
+    held: usize,
     closed: bool,
 }
 
@@ -77,12 +115,12 @@ impl Key {
 }
 
 impl FastPath {
-    pub(crate) fn new(names: usize) -> Self {
+    pub(crate) fn new(names: usize, shared: Arc<SharedMemory>) -> Self {
         let most = NonZeroUsize::new(names.saturating_mul(ANSWERS_PER_NAME)).unwrap_or(NonZeroUsize::MIN);
         let by_question = LruCache::unbounded_with_hasher(foldhash::fast::RandomState::default());
-        let mut answers = Answers { by_question, octets: 0, closed: false };
+        let mut answers = Answers { by_question, octets: 0, held: 0, closed: false };
         answers.by_question.resize(most);
-        Self { answers: Mutex::new(answers) }
+        Self { answers: Mutex::new(answers), shared }
     }
 
     /// Writes the remembered answer. Stale ones are given only while the grants behind them live (A8).
@@ -94,7 +132,7 @@ impl FastPath {
         accept: Accept,
         into: &mut Vec<u8>,
     ) -> bool {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers();
         let Some(entry) = answers.by_question.get(key.octets()) else { return false };
         let least = match accept {
             Accept::Fresh if now < entry.fresh_until => 0,
@@ -114,7 +152,7 @@ impl FastPath {
         now: Instant,
         usable_until: Option<Instant>,
     ) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers();
         if answers.closed || answer.ttl() == 0 || answer.ttl() == u32::MAX {
             return;
         }
@@ -125,17 +163,90 @@ impl FastPath {
             answers.octets -= old_key.len() + old.answer.memory();
         }
         answers.octets += added;
-        while answers.octets > MOST_OCTETS {
+        while !self.fits(&mut answers) {
             let Some((old_key, old)) = answers.by_question.pop_lru() else { break };
             answers.octets -= old_key.len() + old.answer.memory();
         }
     }
 
+    /// Whether what is remembered may stay; takes of the shared memory, or gives back.
+    fn fits(&self, answers: &mut Answers) -> bool {
+        let beside = answers.octets.saturating_sub(OWN_OCTETS);
+        answers.octets <= MOST_OCTETS && self.shared.change(&mut answers.held, beside)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets everything, and remembers nothing more.
     pub(crate) fn close(&self) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers();
         answers.closed = true;
         answers.by_question.clear();
         answers.octets = 0;
+        self.fits(&mut answers);
+    }
+}
+
+impl Drop for FastPath {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{codes, reply};
+
+    const SHARED: usize = 1 << 20;
+
+    fn shared() -> Arc<SharedMemory> {
+        Arc::new(SharedMemory { taken: AtomicUsize::new(0), most: SHARED })
+    }
+
+    fn question(number: u32) -> Vec<u8> {
+        let mut message = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10];
+        message.extend(format!("{number:010}").bytes());
+        message.extend([0, 0, 1, 0, 1]);
+        message
+    }
+
+    /// Remembers so many answers, and returns how many octets that took.
+    fn fill(fast: &FastPath, answers: u32) -> usize {
+        for number in 0..answers {
+            let message = question(number);
+            let query = Query::read(&message).unwrap();
+            let answer = StoredAnswer::new(reply::negative(&query, codes::NXDOMAIN, true, None)).unwrap();
+            fast.remember(&Key::of(&query, 0), answer, Instant::now(), None);
+        }
+        fast.answers().octets
+    }
+
+    fn knows(fast: &FastPath, number: u32) -> bool {
+        let message = question(number);
+        let query = Query::read(&message).unwrap();
+        fast.answer(&Key::of(&query, 0), &query, Instant::now(), Accept::Fresh, &mut Vec::new())
+    }
+
+    // Promises 6 and 8
+    #[test]
+    fn all_endpoints_together_are_bounded_and_each_has_its_own() {
+        const MANY: u32 = 100_000;
+        let shared = shared();
+        let new = || FastPath::new(MANY as usize, Arc::clone(&shared));
+        let (greedy, late) = (new(), new());
+        let taken = fill(&greedy, MANY);
+        assert!((SHARED..=SHARED + OWN_OCTETS).contains(&taken), "{taken}");
+        assert!(knows(&greedy, MANY - 1) && !knows(&greedy, 0), "the newest stay");
+        // Nothing is left, and the other has its own all the same.
+        let own = fill(&late, MANY);
+        assert!((OWN_OCTETS / 2..=OWN_OCTETS + 1_024).contains(&own), "{own}");
+        assert!(knows(&late, MANY - 1) && knows(&greedy, MANY - 1));
+        drop(greedy);
+        assert!(fill(&late, MANY) > SHARED, "what was given back can be taken");
+        late.close();
+        assert_eq!(shared.taken.load(Ordering::Relaxed), 0);
     }
 }
