@@ -2,6 +2,8 @@
 //! `nameward-enforcer` on real workloads (S4).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod api;
+mod attacks;
 mod client;
 mod enforcer;
 mod feed;
@@ -10,4 +12,5 @@ mod input;
 mod latency;
 mod pair;
 mod pair_lab;
+mod reloads;
 mod resolver;

@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use nameward_test_support::{CgroupGuard, Daemon, Scratch, SmallInternet, Workload, program, wait_until};
+use nameward_test_support::{
+    CgroupGuard, Daemon, Netns, Scratch, SmallInternet, Workload, program, wait_until,
+};
 use nix::sys::signal::Signal;
 
 /// The server that workloads mean, and that the resolver asks.
@@ -36,11 +38,11 @@ pub(crate) enum Part {
 /// The host. What it put into the kernel goes with it.
 pub(crate) struct Host {
     resolver: Option<Daemon>,
-    enforcer: Option<Daemon>,
-    instance: String,
-    config: PathBuf,
+    pub(crate) enforcer: Option<Daemon>,
+    pub(crate) instance: String,
+    pub(crate) config: PathBuf,
     pub(crate) workloads: [Box<dyn Place>; 2],
-    folder: Scratch,
+    pub(crate) folder: Scratch,
     pub(crate) internet: SmallInternet,
 }
 
@@ -48,6 +50,10 @@ pub(crate) struct Host {
 pub(crate) trait Place: Send + Sync {
     fn name(&self) -> &'static str;
     fn command(&self, program: &str) -> Command;
+    /// Removes its interface or cgroup.
+    fn take_away(&self, host: &Netns);
+    /// Makes it anew under the same name.
+    fn bring_back(&self, host: &Netns);
 }
 
 impl Place for Workload {
@@ -57,6 +63,21 @@ impl Place for Workload {
 
     fn command(&self, program: &str) -> Command {
         Self::command(self, program)
+    }
+
+    fn take_away(&self, host: &Netns) {
+        host.ip(&format!("link del {}", self.interface())).unwrap();
+    }
+
+    fn bring_back(&self, host: &Netns) {
+        host.join(self.interface(), self.namespace(), "eth0").unwrap();
+        for (address, length) in self.addresses().iter().zip([24, 64]) {
+            let text = address.to_string();
+            let gateway = format!("{}1", &text[..text.len() - 1]);
+            host.address(self.interface(), &[&format!("{gateway}/{length}")]).unwrap();
+            self.namespace().address("eth0", &[&format!("{address}/{length}")]).unwrap();
+            self.namespace().ip(&format!("route add default via {gateway}")).unwrap();
+        }
     }
 }
 
@@ -78,6 +99,15 @@ impl Place for CgroupPlace {
         command.args(["--", "unshare", "--mount", "--propagation", "private", "sh", "-c"]);
         command.arg(r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#).arg(&self.resolv_conf).arg(program);
         command
+    }
+
+    fn take_away(&self, _: &Netns) {
+        // Processes that have ended leave it a moment later.
+        wait_until("the cgroup can be removed", READY, || fs::remove_dir(self.cgroup.path()).ok());
+    }
+
+    fn bring_back(&self, _: &Netns) {
+        fs::create_dir(self.cgroup.path()).unwrap();
     }
 }
 
@@ -127,18 +157,29 @@ impl Host {
                 self.resolver = Some(process);
             }
             Part::Enforcer => {
-                let api = self.folder.path().join("api.sock");
-                drop(fs::remove_file(&api));
-                let mut command = self.inside("nameward-enforcer");
-                command.args(["--feed", &feed, "--instance", &self.instance, "--config"]).arg(&self.config);
+                let api = self.api();
+                let mut command = self.enforcer_command();
                 command.arg("--api").arg(format!("unix:{}", api.display()));
-                command.arg("--state").arg(self.folder.path().join("state"));
                 let log = self.folder.path().join(format!("enforcer{}.log", fresh()));
                 let mut process = Daemon::start("nameward-enforcer", &mut command, &log).unwrap();
                 process.wait(READY, || self.has_rules(&api)).unwrap();
                 self.enforcer = Some(process);
             }
         }
+    }
+
+    /// `nameward-enforcer` of this host, with everything but `--api`.
+    pub(crate) fn enforcer_command(&self) -> Command {
+        let mut command = self.inside("nameward-enforcer");
+        command.arg("--feed").arg(format!("unix:{}", self.feed().display()));
+        command.args(["--instance", &self.instance, "--config"]).arg(&self.config);
+        command.arg("--state").arg(self.folder.path().join("state"));
+        command
+    }
+
+    /// Where its API is.
+    pub(crate) fn api(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
     }
 
     fn has_rules(&self, api: &Path) -> bool {
@@ -200,7 +241,7 @@ impl Host {
         all.map(Daemon::log).collect::<Vec<_>>().join("\n---\n")
     }
 
-    fn inside(&self, name: &str) -> Command {
+    pub(crate) fn inside(&self, name: &str) -> Command {
         let mut command = self.internet.host().command("env");
         command.args(["-u", "RUST_LOG"]).arg(program(name).unwrap());
         command
@@ -219,11 +260,11 @@ impl Drop for Host {
 }
 
 /// Numbers logs, so that one of an earlier start is never read.
-fn fresh() -> u8 {
+pub(crate) fn fresh() -> u8 {
     STARTS.fetch_add(1, Ordering::Relaxed)
 }
 
-fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
