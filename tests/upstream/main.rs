@@ -13,6 +13,7 @@ mod feed_tls;
 mod lab;
 mod limits;
 mod plain;
+mod processes;
 mod real;
 #[path = "../standalone/resolver.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
