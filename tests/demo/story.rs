@@ -239,8 +239,8 @@ impl Story {
         let runner = &world.runner;
         let attempt = |line: &str| try_in(runner.name, &runner.workload, line);
         self.step("an address counts as long as its TTL (5 s here) and the rule's grace (none here)")?;
-        let live = "curl -sS --rate 7/m http://short.example/ http://short.example/";
-        println!("   {} $ {live} &      (one connection, the second request some 8 s later)", runner.name);
+        let live = "curl -sS --rate 6/m http://short.example/ http://short.example/";
+        println!("   {} $ {live} &      (one connection, the second request 10 s later)", runner.name);
         let mut connection = begin(&runner.workload, live)?;
         let server = "198.51.100.12".parse()?;
         stop::wait_until("the first request arrives", Duration::from_secs(10), || {
