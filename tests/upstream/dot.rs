@@ -10,7 +10,7 @@ use std::{
 };
 
 use nameward_resolver::upstream::{Tls, Trust, Upstream, UpstreamError};
-use nameward_test_support::{Reply, Transport};
+use nameward_test_support::{Reply, Transport, wait_until};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     authority::{Authority, Files},
-    lab::{Asker, address, records, scripted, well},
+    lab::{Asker, SOON, address, records, scripted, well},
 };
 
 const NAME: &str = "dns.example";
@@ -34,6 +34,7 @@ const NAME: &str = "dns.example";
 struct Front {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
     hang_up: Arc<Notify>,
     _tasks: JoinSet<()>,
 }
@@ -57,15 +58,16 @@ impl Front {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, acceptor) = (listener.local_addr().unwrap(), acceptor(files));
-        let (connections, hang_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let (count, leave) = (connections.clone(), hang_up.clone());
+        let (connections, closed, hang_up): (Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<Notify>) =
+            Default::default();
+        let (count, ended, leave) = (connections.clone(), closed.clone(), hang_up.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut all = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, serve, count, leave) =
-                    (acceptor.clone(), serve.clone(), count.clone(), leave.clone());
+                let (acceptor, serve) = (acceptor.clone(), serve.clone());
+                let (count, ended, leave) = (count.clone(), ended.clone(), leave.clone());
                 all.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::Relaxed);
@@ -73,10 +75,11 @@ impl Front {
                         () = serve(stream) => {}
                         () = leave.notified() => {}
                     }
+                    ended.fetch_add(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { address, connections, hang_up, _tasks: tasks }
+        Self { address, connections, closed, hang_up, _tasks: tasks }
     }
 
     fn connections(&self) -> usize {
@@ -152,6 +155,8 @@ async fn a_connection_that_was_closed_is_opened_again() {
         assert_eq!(asker.addresses("a.example").await, [address(1)]);
         assert_eq!(front.connections(), number);
         front.hang_up.notify_waiters();
+        let gone = || (front.closed.load(Ordering::Relaxed) == number).then_some(());
+        wait_until("the connection is closed", SOON, gone);
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -128,7 +128,21 @@ pub(super) struct TlsClient {
 }
 
 /// The way to the task that holds a connection.
-type Line = mpsc::Sender<Request>;
+#[derive(Clone, Debug)]
+struct Line {
+    say: mpsc::Sender<Request>,
+    /// Why it ended; set before `say` is closed.
+    end: Arc<OnceLock<(io::ErrorKind, String)>>,
+}
+
+impl Line {
+    fn end(&self) -> io::Error {
+        match self.end.get() {
+            Some((kind, why)) => io::Error::new(*kind, why.clone()),
+            None => io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was closed"),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Request {
@@ -171,7 +185,7 @@ impl TlsClient {
     fn line(&self) -> (Line, bool) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         match &*line {
-            Some(open) if !open.is_closed() => (open.clone(), true),
+            Some(open) if !open.say.is_closed() => (open.clone(), true),
             Some(_) | None => (line.insert(self.open()).clone(), false),
         }
     }
@@ -180,28 +194,33 @@ impl TlsClient {
     fn another(&self, lost: &Line) -> Line {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         match &*line {
-            Some(open) if !open.is_closed() && !open.same_channel(lost) => open.clone(),
+            Some(open) if !open.say.is_closed() && !open.say.same_channel(&lost.say) => open.clone(),
             Some(_) | None => line.insert(self.open()).clone(),
         }
     }
 
     fn open(&self) -> Line {
-        let (line, requests) = mpsc::channel(MOST);
-        tokio::spawn(hold(self.address, self.tls.clone(), requests));
+        let (say, requests) = mpsc::channel(MOST);
+        let line = Line { say, end: Arc::default() };
+        tokio::spawn(hold(self.address, self.tls.clone(), requests, Arc::clone(&line.end)));
         line
     }
 }
 
 async fn say(line: &Line, asked: &Asked<'_>) -> io::Result<Vec<u8>> {
     let (answer, answered) = oneshot::channel();
-    let lost = || io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was closed");
     let request = Request { id: asked.id(), message: asked.message.clone(), answer };
-    line.send(request).await.map_err(|_| lost())?;
-    answered.await.map_err(|_| lost())?
+    line.say.send(request).await.map_err(|_| line.end())?;
+    answered.await.map_err(|_| line.end())?
 }
 
 /// Connects, and serves questions until the connection is idle or lost.
-async fn hold(address: SocketAddr, tls: Tls, mut requests: mpsc::Receiver<Request>) {
+async fn hold(
+    address: SocketAddr,
+    tls: Tls,
+    mut requests: mpsc::Receiver<Request>,
+    end: Arc<OnceLock<(io::ErrorKind, String)>>,
+) {
     let connected = match timeout(CONNECT_WITHIN, connect(address, tls)).await {
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(
@@ -213,6 +232,7 @@ async fn hold(address: SocketAddr, tls: Tls, mut requests: mpsc::Receiver<Reques
         Ok(stream) => Connection::new(stream).serve(&mut requests).await,
         Err(error) => error,
     };
+    end.get_or_init(|| (error.kind(), error.to_string()));
     requests.close();
     while let Some(request) = requests.recv().await {
         answer(request, Err(io::Error::new(error.kind(), error.to_string())));
