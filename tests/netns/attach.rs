@@ -1,6 +1,6 @@
 //! Attaching, adopting and removing interface endpoints.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use nameward_abi::Switch;
 use nameward_enforcer::kernel::{
@@ -53,6 +53,45 @@ fn an_endpoint_outlives_its_process_and_is_adopted() {
         host.remove_all().unwrap();
     });
     assert!(!lab.pins().exists());
+}
+
+/// Numbers that bpftool gives to what is pinned in a folder; programs are those of its links.
+fn objects(folder: &Path) -> Vec<(&'static str, u64)> {
+    let mut objects = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let kind = if entry.file_name().as_encoded_bytes().starts_with(b"link_") { "link" } else { "map" };
+        let text = must(&format!("bpftool -j {kind} show pinned {}", path.display()));
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let shown = shown.as_array().map_or(&shown, |all| &all[0]);
+        objects.push((kind, shown["id"].as_u64().unwrap()));
+        objects.extend(shown["prog_id"].as_u64().map(|program| ("prog", program)));
+    }
+    objects
+}
+
+// Checked by bpftool
+#[test]
+fn removal_frees_every_object() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    let host = Host::open(&lab.options()).unwrap();
+    let objects = inside(&lab.host(), async || {
+        host.attach(&spec(&workload)).unwrap();
+        objects(&lab.pins().join("endpoints/ci~2frunner~2e1"))
+    });
+    let count = |wanted| objects.iter().filter(|(kind, _)| *kind == wanted).count();
+    assert_eq!((count("link"), count("prog"), count("map")), (2, 2, 14));
+    host.remove("ci/runner.1").unwrap();
+    for (kind, id) in &objects {
+        wait_until("the kernel frees it", SOON, || {
+            let shown = Command::new("bpftool").args([kind, "show", "id", &id.to_string()]).output().unwrap();
+            (!shown.status.success()).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -3,13 +3,18 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use nameward_enforcer::{
-    EndpointConfig, Enforcer, EnforcerOptions, GrantRequest, Refused, decisions::Decision, kernel::Attachment,
+    EndpointConfig, Enforcer, EnforcerOptions, GrantRequest, Refused,
+    decisions::Decision,
+    kernel::{Attachment, attached_programs},
 };
 use nameward_policy::{
     ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
@@ -162,6 +167,26 @@ fn is_alive(mut stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(WAIT)).unwrap();
     let mut buffer = [0; 4];
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
+}
+
+/// Sends numbers to an echo server, one after the other, until told to stop. Returns how many came back; one that
+/// does not is a failure.
+fn exchange(workload: &Workload, to: &str, stop: &AtomicBool) -> u32 {
+    let to: SocketAddr = to.parse().unwrap();
+    inside_thread(&workload.namespace, move || {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        let mut number = 0_u32;
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            socket.send(&number.to_be_bytes()).unwrap();
+            let mut back = [0; 4];
+            socket.recv(&mut back).unwrap_or_else(|error| panic!("datagram {number} was lost: {error}"));
+            assert_eq!(back, number.to_be_bytes());
+        }
+        number
+    })
 }
 
 fn is_refused<T>(result: &Result<T, ErrorKind>) -> bool {
@@ -331,6 +356,41 @@ fn a_restart_cuts_nothing_and_forgets_nothing() {
         assert_eq!(bindings[0].name.as_str(), "app.example.com");
         assert_eq!(guarding.enforcer.endpoint(&workload.namespace).unwrap().generation, 2);
     });
+}
+
+// Promise 4: programs are replaced in their links, and no packet is lost or goes unjudged
+#[test]
+fn programs_are_replaced_under_traffic_without_a_lost_packet() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    let udp = PortSpec::one(Protocol::Udp, 80);
+    let rules = rules(&[("app.example.com", udp), ("old.example.com", WEB)]);
+    let start = async || {
+        let guarding = Guarding::start(&lab, &[(&workload, Arc::clone(&rules))]);
+        let generation = guarding.enforcer.endpoint(&workload.namespace).unwrap().generation;
+        let request = hour(&workload, "app.example.com", &["203.0.113.10"]);
+        guarding.enforcer.grant(&GrantRequest { generation, ..request }).unwrap();
+        attached_programs(&workload.interface).unwrap()
+    };
+    let mut programs = inside(&lab.host(), async || start().await);
+    let stop = AtomicBool::new(false);
+    let exchanged = thread::scope(|scope| {
+        let exchanges = ["203.0.113.10:80"; 2].map(|to| scope.spawn(|| exchange(&workload, to, &stop)));
+        for _ in 0..5 {
+            let replaced = inside(&lab.host(), async || start().await);
+            assert_ne!(replaced, programs, "other programs judge now");
+            programs = replaced;
+            // Nobody slips through meanwhile.
+            assert!(is_refused(&connect(&workload, "203.0.113.12:80")));
+        }
+        stop.store(true, Ordering::Relaxed);
+        exchanges.map(|exchange| exchange.join().unwrap())
+    });
+    assert!(exchanged.iter().all(|count| *count > 100), "{exchanged:?}");
 }
 
 // F1

@@ -69,7 +69,7 @@ fn killed_at_any_moment_it_goes_on() {
     host.kill(Part::Enforcer);
     for step in 0..8_u64 {
         let log = host.folder.path().join(format!("brief{}.log", fresh()));
-        let mut brief = Daemon::start("nameward-enforcer", &mut host.enforcer_command(), &log).unwrap();
+        let brief = Daemon::start("nameward-enforcer", &mut host.enforcer_command(), &log).unwrap();
         // Not for luck: each step is another moment of its start.
         thread::sleep(Duration::from_millis(step * 40));
         brief.signal(if step % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM }).unwrap();
