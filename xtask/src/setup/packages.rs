@@ -65,6 +65,9 @@ const PACKAGES: &[Package] = &[
     package("python3", "/usr/bin/python3", Stage::Test, "programs that try to leave the fence"),
     package("qemu-system-x86", "qemu-system-x86_64", Stage::Test, "boots that kernel in a virtual machine"),
     package("unbound", "unbound", Stage::Test, "a recursive name server that validates"),
+    package("dnsdist", "dnsdist", Stage::Bench, "a DNS forwarder to be compared with"),
+    package("dnsperf", "dnsperf", Stage::Bench, "a DNS load that others know"),
+    package("util-linux", "taskset", Stage::Bench, "gives each server the same processor"),
 ];
 
 /// Installs the packages of a stage that are missing.
