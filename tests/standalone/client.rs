@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, UdpSocket},
+    net::{TcpSocket, TcpStream, UdpSocket},
 };
 
 /// Longer than the resolver may take (A8).
@@ -68,7 +68,11 @@ impl Client {
     pub(crate) async fn try_ask_tcp(&self, name: &str) -> Option<Answer> {
         let socket = if self.from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
         socket.bind((self.from, 0).into()).unwrap();
-        let mut stream = socket.connect(self.server).await.ok()?;
+        self.ask_on(&mut socket.connect(self.server).await.ok()?, name).await
+    }
+
+    /// The answer on a connection; none when it ends before.
+    pub(crate) async fn ask_on(&self, stream: &mut TcpStream, name: &str) -> Option<Answer> {
         let message = question(name, None).to_vec().unwrap();
         let framed = [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
         stream.write_all(&framed).await.ok()?;

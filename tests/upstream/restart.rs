@@ -21,7 +21,11 @@ use nameward_feed::{
     sockets::{DnsSocket, Transport},
 };
 use nameward_test_support::{Asked, Daemon, FakeDns, Reply, Scratch};
-use tokio::task::{JoinHandle, JoinSet};
+use nix::sys::signal::Signal;
+use tokio::{
+    net::TcpStream,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     client::{Answer, Client},
@@ -92,6 +96,7 @@ impl Backend for Node {
 struct Scene {
     folder: Scratch,
     upstream: FakeDns,
+    server: SocketAddr,
     load: Option<Load>,
     feed: JoinHandle<()>,
     started: usize,
@@ -107,7 +112,7 @@ impl Scene {
         let place = Place::Folder(folder.path().join("feed"));
         let feed = FeedClient::new(vec![place], "node-1".into(), Arc::new(node));
         let feed = tokio::spawn(feed.run());
-        Self { folder, upstream, load: Some(Load::start(server)), feed, started: 0 }
+        Self { folder, upstream, server, load: Some(Load::start(server)), feed, started: 0 }
     }
 
     async fn answered(&self, more: usize) {
@@ -254,4 +259,19 @@ async fn restarts_with_a_gap_lose_nothing() {
     let _serving = scene.start();
     scene.answered(500).await;
     assert_none_lost(scene.end().await);
+}
+
+// A connection that stands is not cut under a question
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_on_an_open_connection_is_answered() {
+    let mut scene = Scene::new().await;
+    let mut serving = scene.start();
+    let mut stream = TcpStream::connect(scene.server).await.unwrap();
+    let client = Client::new("127.0.0.1", scene.server);
+    assert_eq!(client.ask_on(&mut stream, "first.example").await.unwrap().addresses, [address(1)]);
+    serving.signal(Signal::SIGTERM).unwrap();
+    let last = client.ask_on(&mut stream, "last.example").await;
+    assert_eq!(last.expect("the connection was cut").addresses, [address(1)]);
+    let stopping = tokio::task::spawn_blocking(move || serving.stop().unwrap());
+    assert_eq!(stopping.await.unwrap().code(), Some(0));
 }
