@@ -17,6 +17,9 @@ use crate::{EndpointConfig, Enforcer, EnforcerError, feed_client::FeedClient, ke
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Endpoints that are attached before the first of them gets its rules.
+const GROUP: usize = 32;
+
 /// A workload and its rules, compiled.
 #[derive(Clone, Debug)]
 pub struct WantedEndpoint {
@@ -116,12 +119,21 @@ impl Guardian {
         self.standings.values().filter_map(|standing| Some(standing.trouble?.again_at)).min()
     }
 
+    /// Group by group, so that the first of many endpoints need not wait for the last.
+    async fn settle(&mut self, uids: Vec<Arc<str>>) -> Vec<EnforcerError> {
+        let mut failures = Vec::new();
+        for group in uids.chunks(GROUP) {
+            failures.extend(self.settle_group(group).await);
+        }
+        failures
+    }
+
     /// Attaches, hands listeners over, then puts rules into force: a resolver that hears of an endpoint has its
     /// sockets, or gets them with the same snapshot.
-    async fn settle(&mut self, uids: Vec<Arc<str>>) -> Vec<EnforcerError> {
+    async fn settle_group(&mut self, uids: &[Arc<str>]) -> Vec<EnforcerError> {
         let mut failed = BTreeMap::new();
         let mut listeners_changed = false;
-        for uid in &uids {
+        for uid in uids {
             match self.attach(uid).await {
                 Ok(changed) => listeners_changed |= changed,
                 Err(error) => drop(failed.insert(Arc::clone(uid), error)),
@@ -132,7 +144,7 @@ impl Guardian {
         {
             feed.reconnect();
         }
-        for uid in &uids {
+        for uid in uids {
             // Also where it is attached as before: new rules do not wait for a new place.
             if let Err(error) = self.put_into_force(uid).await {
                 failed.entry(Arc::clone(uid)).or_insert(error);
