@@ -73,7 +73,8 @@ fn refused_connections_fail_at_once() {
             let begun = Instant::now();
             let refused = TcpStream::connect_timeout(&server, Duration::from_secs(20)).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{unknown}");
-            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+            // Not after a time-out; a first packet may be lost while the link comes up.
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         }
     });
     assert_eq!(lab.counters()[Reason::NoMatch as usize].packets, 2);
