@@ -133,6 +133,7 @@ async fn serve(options: &Options, upstreams: Upstreams, bounds: Bounds, opened: 
     }
     supervisor::stopping();
     sockets.let_all_go();
+    tracing::info!("no more questions are taken; those that were are answered");
     match tokio::time::timeout(DRAIN_WITHIN, server.drained()).await {
         Ok(()) => tracing::info!("every question is answered; stopping"),
         Err(_) => tracing::warn!("some questions stay unanswered; stopping"),

@@ -20,7 +20,7 @@ use nameward_feed::{
     Identity,
     sockets::{DnsSocket, Transport},
 };
-use nameward_test_support::{Asked, Daemon, FakeDns, Reply, Scratch};
+use nameward_test_support::{Asked, Daemon, FakeDns, Reply, Scratch, wait_until};
 use nix::sys::signal::Signal;
 use tokio::{
     net::TcpStream,
@@ -270,6 +270,7 @@ async fn what_is_asked_on_an_open_connection_is_answered() {
     let client = Client::new("127.0.0.1", scene.server);
     assert_eq!(client.ask_on(&mut stream, "first.example").await.unwrap().addresses, [address(1)]);
     serving.signal(Signal::SIGTERM).unwrap();
+    wait_until("it stops", SOON, || serving.log().contains("no more questions").then_some(()));
     let last = client.ask_on(&mut stream, "last.example").await;
     assert_eq!(last.expect("the connection was cut").addresses, [address(1)]);
     let stopping = tokio::task::spawn_blocking(move || serving.stop().unwrap());

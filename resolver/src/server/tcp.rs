@@ -27,7 +27,7 @@ const EACH: usize = 64;
 /// Connections accepted at the end: as many as may wait.
 const AT_THE_END: usize = 1_024;
 /// How long a connection may be silent when the server is closing.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Rest after a failure to accept, so that a lack of descriptors does not spin.
 const BREATH: Duration = Duration::from_millis(50);
 
