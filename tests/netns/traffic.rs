@@ -226,7 +226,9 @@ fn an_allowed_name_passes_and_the_rest_is_refused_at_once_by_name() {
         guarding.enforcer.remove_all().unwrap();
     });
     // Taken away: nobody is in the way any more, as soon as the kernel has let go of the links.
-    wait_until("nobody is in the way", Duration::from_secs(10), || connect(&workload, "203.0.113.11:80").ok());
+    wait_until("nobody is in the way", Duration::from_secs(10), || {
+        connect(&workload, "203.0.113.11:80").ok()
+    });
 }
 
 // G3, A5

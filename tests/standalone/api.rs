@@ -100,14 +100,15 @@ fn readiness_and_metrics_follow_the_host() {
     let mut host = Host::running("other.example");
     let api = host.api();
     assert_eq!(get(&api, "/healthz"), (200, "ok\n".into()));
-    assert_eq!(get(&api, "/readyz"), (200, "ready\n".into()));
+    let ready = (200, "ready\n".to_owned());
+    wait_until("it is ready", SOON, || (get(&api, "/readyz") == ready).then_some(()));
     assert_eq!(ask(&*host.workloads[0], "allowed.example", 3).status, "NOERROR");
     assert!(!reaches(&*host.workloads[0], "203.0.113.10"));
     let denied = r#"nameward_packets_total{endpoint="ci/veth",reason="no-match",verdict="deny"}"#;
     assert!(metric(&api, denied) > Some(0.0));
     assert!(metric(&api, r#"nameward_bound_names{endpoint="ci/veth"}"#) >= Some(1.0));
     assert!(metric(&api, "nameward_heartbeat_age_seconds") < Some(5.0));
-    assert_eq!(metric(&api, "nameward_ready"), Some(1.0));
+    wait_until("its metric says so", SOON, || (metric(&api, "nameward_ready") == Some(1.0)).then_some(()));
     assert_exposition(&get(&api, "/metrics").1);
     host.kill(Part::Resolver);
     let (_, why) = wait_until("it is not ready", SOON, || {
