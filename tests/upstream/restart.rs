@@ -266,6 +266,8 @@ async fn restarts_with_a_gap_lose_nothing() {
 async fn what_is_asked_on_an_open_connection_is_answered() {
     let mut scene = Scene::new().await;
     let mut serving = scene.start();
+    // Nothing else keeps it from ending.
+    scene.end().await;
     let mut stream = TcpStream::connect(scene.server).await.unwrap();
     let client = Client::new("127.0.0.1", scene.server);
     assert_eq!(client.ask_on(&mut stream, "first.example").await.unwrap().addresses, [address(1)]);
