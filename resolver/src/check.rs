@@ -3,6 +3,7 @@
 //! Walks from the question name through CNAME and DNAME inside the one answer. What the walk does not reach is
 //! dropped, whoever sent it; so are additional records and name server records.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -154,12 +155,11 @@ impl Walk<'_> {
 
     /// The records that were asked for, at the end of the chain.
     fn collect(&mut self, end: &Name) {
-        let wanted = self.asked.record_type;
-        for record in &self.message.answers {
-            if record.record_type() == wanted
-                && is_ours(record, end)
-                && !self.checked.answers.contains(record)
-            {
+        let (wanted, message) = (self.asked.record_type, self.message);
+        // They have one owner and one type. An answer holds thousands: comparing each with each takes too long.
+        let mut seen = HashSet::new();
+        for record in &message.answers {
+            if record.record_type() == wanted && is_ours(record, end) && seen.insert(&record.data) {
                 self.take(record);
             }
         }
@@ -225,11 +225,12 @@ impl Walk<'_> {
             return;
         }
         let wanted = u16::from(covered).to_be_bytes();
+        let mut seen = HashSet::new();
         for record in &self.message.answers {
             if let RData::Unknown { code: RecordType::RRSIG, rdata } = &record.data
                 && is_ours(record, owner)
                 && rdata.anything.get(..2) == Some(&wanted)
-                && !self.checked.answers.contains(record)
+                && seen.insert(&rdata.anything)
             {
                 self.checked.answers.push(record.clone());
             }

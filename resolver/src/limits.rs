@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Counters of one endpoint. They outlive changes of its rules.
 #[derive(Debug, Default)]
@@ -10,7 +10,11 @@ pub(crate) struct Limits {
     bucket: Mutex<Bucket>,
     pending: AtomicUsize,
     connections: AtomicUsize,
+    told_at: Mutex<Option<Instant>>,
 }
+
+/// Between two words about one endpoint that is over its limits; all are counted.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Bucket {
@@ -48,9 +52,17 @@ impl Limits {
         let place = Place(self.clone());
         (self.pending.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
-}
 
-impl Limits {
+    /// Whether it shall be told that this endpoint is over a limit: a flood must not fill anybody's log.
+    pub(crate) fn tell(&self, now: Instant) -> bool {
+        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL_EVERY);
+        if due {
+            *told_at = Some(now);
+        }
+        due
+    }
+
     /// A place among `most` connections.
     pub(crate) fn connect(self: &Arc<Self>, most: usize) -> Option<Connection> {
         let connection = Connection(self.clone());
@@ -73,7 +85,6 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     // Q8
     #[test]

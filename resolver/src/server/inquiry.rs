@@ -183,7 +183,9 @@ impl Asker<'_> {
     /// Q8
     fn over_limit(&self, what: &str, into: &mut Vec<u8>) -> Inquiry {
         self.server.0.counters.limit.count();
-        self.denied(&self.query.name_text(), Reason::Limit, what);
+        if self.endpoint.limits.tell(Instant::now()) {
+            self.denied(&self.query.name_text(), Reason::Limit, what);
+        }
         self.servfail(ede::OTHER, &format!("nameward: limit; {what}"), into)
     }
 

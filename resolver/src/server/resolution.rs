@@ -33,6 +33,8 @@ use crate::{
 
 /// TTL of an answer that is given after its own has ended (RFC 8767 recommends at most 30 s), in seconds.
 const STALE_TTL: u32 = 5;
+/// TTL of an answer that grants nothing at most, in seconds: nothing is remembered for ever.
+const LONGEST_PASSED: u32 = 86_400;
 /// Rules that change while one question waits, at most.
 const MOST_CHANGES: usize = 4;
 
@@ -157,7 +159,8 @@ impl Resolution<'_> {
                 );
             }
         }
-        answer::clamp(&mut checked, TtlBounds { least: 0, most: u32::MAX }, cached.age(Instant::now()));
+        let bounds = TtlBounds { least: 0, most: LONGEST_PASSED };
+        answer::clamp(&mut checked, bounds, cached.age(Instant::now()));
         self.answered(&endpoint, Vec::new(), would_filter);
         let bytes = self.build(checked, cached)?;
         Ok(Ready { bytes, endpoint, usable_until: None })
