@@ -50,8 +50,7 @@ impl Lab {
     ) -> Self {
         let upstream = FakeDns::start(script).await.unwrap();
         // A busy machine is not what is tested.
-        let mut config =
-            ServerConfig { grant_wait: SOON, ..ServerConfig::new([upstream.address()]) };
+        let mut config = ServerConfig { grant_wait: SOON, ..ServerConfig::new([upstream.address()]) };
         change(&mut config);
         let (enforcer, log) = (Arc::<Enforcer>::default(), Arc::<Log>::default());
         let endpoints = Arc::new(Endpoints::new());

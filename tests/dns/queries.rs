@@ -217,8 +217,10 @@ async fn what_is_no_question_of_ours_is_answered_by_its_code() {
         (query("allowed.example", RecordType::IXFR), ResponseCode::Refused),
     ];
     for (question, expected) in cases {
-        assert_eq!(code(&client.send(&question).await), expected, "{question:?}");
-        assert_eq!(code(&client.ask_tcp(&question).await), expected, "{question:?}");
+        // By number: 16 has two names.
+        for answer in [client.send(&question).await, client.ask_tcp(&question).await] {
+            assert_eq!(u16::from(code(&answer)), u16::from(expected), "{question:?}");
+        }
     }
     let any = client.ask_for("allowed.example", RecordType::ANY).await;
     assert!(matches!(any.answers[..], [ref only] if matches!(only.data, RData::HINFO(_))), "{any:?}");
