@@ -121,10 +121,10 @@ fn connect(host: &Netns, internet: &Netns) -> Result<()> {
         let length = if address.is_ipv4() { 24 } else { 64 };
         internet.address("eth0", &[&format!("{address}/{length}")])?;
     }
-    host.ip("route add default via 198.51.100.254")?;
-    host.ip("route add default via 2001:db8:1::fe")?;
-    internet.ip("route add default via 198.51.100.1")?;
-    internet.ip("route add default via 2001:db8:1::1").map(drop)
+    host.ip("route replace default via 198.51.100.254")?;
+    host.ip("route replace default via 2001:db8:1::fe")?;
+    internet.ip("route replace default via 198.51.100.1")?;
+    internet.ip("route replace default via 2001:db8:1::1").map(drop)
 }
 
 #[cfg(test)]

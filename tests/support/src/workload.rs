@@ -41,7 +41,7 @@ impl Workload {
         ];
         namespace.address("eth0", &[&format!("{}/24", addresses[0]), &format!("{}/64", addresses[1])])?;
         for gateway in gateways {
-            namespace.ip(&format!("route add default via {gateway}"))?;
+            namespace.ip(&format!("route replace default via {gateway}"))?;
         }
         let resolv_conf = scratch_root().join(fresh_name("resolv.conf"));
         fs::create_dir(&resolv_conf)?;
