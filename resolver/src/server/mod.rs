@@ -13,6 +13,7 @@ mod inquiry;
 mod resolution;
 mod tcp;
 mod udp;
+mod udp_batch;
 
 use std::{
     fmt, io,

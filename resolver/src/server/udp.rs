@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     sync::Arc,
 };
 
@@ -21,14 +21,16 @@ use tokio::io::Interest;
 use super::{
     Meaning, Server, Stop,
     inquiry::{Inquiry, Waiting, fit},
+    udp_batch::{BATCH, Outgoing},
 };
+use crate::wire::PLAIN_UDP_OCTETS;
 
-/// Datagrams taken at a time.
-const BATCH: usize = 32;
 /// The longest query that is read: longer ones are none (EDNS options are short).
 const LONGEST_QUERY: usize = 2_048;
 /// Batches taken at the end: more than a receive buffer holds.
 const AT_THE_END: usize = 1_024;
+/// Octets of queries that may wait, where the system allows that much: those of one moment of all workloads.
+const WAITING_OCTETS: usize = 4 << 20;
 /// Batches after which other sockets have their turn.
 const IN_A_ROW: usize = 16;
 
@@ -63,6 +65,10 @@ enum From {
 impl Listener {
     pub(super) fn new(server: Server, socket: UdpSocket, meaning: Meaning) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        // More than the system allows everybody is for root only.
+        if setsockopt(&socket, sockopt::RcvBufForce, &WAITING_OCTETS).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &WAITING_OCTETS)?;
+        }
         let wildcard = meaning.local.ip().is_unspecified();
         if wildcard && meaning.local.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
@@ -76,7 +82,7 @@ impl Listener {
     /// Serves until it shall stop, and then what has arrived already: if this was the last holder of the socket, it would
     /// go with it.
     pub(super) async fn run(self, mut stop: Stop) {
-        let mut buffer = vec![0; BATCH * LONGEST_QUERY];
+        let (mut buffer, mut out) = (vec![0; BATCH * LONGEST_QUERY], Outgoing::new());
         loop {
             let udp = &self.socket.udp;
             let readable = tokio::select! {
@@ -87,7 +93,7 @@ impl Listener {
                 return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
             }
             for _ in 0..IN_A_ROW {
-                match udp.try_io(Interest::READABLE, || self.take_batch(&mut buffer)) {
+                match udp.try_io(Interest::READABLE, || self.take_batch(&mut buffer, &mut out)) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier answer; nobody waits for it.
@@ -97,7 +103,7 @@ impl Listener {
             tokio::task::yield_now().await;
         }
         for _ in 0..AT_THE_END {
-            match self.take_batch(&mut buffer) {
+            match self.take_batch(&mut buffer, &mut out) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(()) | Err(_) => tokio::task::yield_now().await,
             }
@@ -105,35 +111,52 @@ impl Listener {
     }
 
     /// Takes what is there, up to a batch. `WouldBlock` when nothing is.
-    fn take_batch(&self, buffer: &mut [u8]) -> io::Result<()> {
+    fn take_batch(&self, buffer: &mut [u8], out: &mut Outgoing) -> io::Result<()> {
         let control = self.socket.wildcard.then(|| cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo));
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, control);
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             buffer.chunks_mut(LONGEST_QUERY).map(|chunk| [IoSliceMut::new(chunk)]).collect();
         let fd = self.socket.udp.as_raw_fd();
         let received = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-        let mut answer = Vec::new();
         for datagram in received {
             let Some(to) = datagram.address else { continue };
             let from = if self.socket.wildcard { asked_at(datagram.cmsgs()) } else { From::Bound };
             let whole = !datagram.flags.contains(MsgFlags::MSG_TRUNC);
             if let (Some(message), true) = (datagram.iovs().next(), whole) {
-                answer.clear();
-                self.take(message, Path { to, from }, &mut answer);
+                self.take(message, Path { to, from }, out);
             }
         }
+        self.send(out);
         Ok(())
     }
 
-    fn take(&self, message: &[u8], path: Path, answer: &mut Vec<u8>) {
+    fn take(&self, message: &[u8], path: Path, out: &mut Outgoing) {
         let Some(peer) = socket_address(&path.to) else { return };
-        match self.server.inquire(message, peer.ip(), self.meaning, answer) {
+        let begin = out.room().len();
+        match self.server.inquire(message, peer.ip(), self.meaning, out.room()) {
             Inquiry::Answered => {
-                fit(&self.server, message, 0, answer);
-                self.send(answer, path);
+                // No client takes less, so most queries need not be read again.
+                if out.room().len() - begin > PLAIN_UDP_OCTETS.into() {
+                    fit(&self.server, message, begin, out.room());
+                }
+                self.answer(begin, path, out);
             }
             Inquiry::Silence => {}
             Inquiry::Waiting(waiting) => self.answer_later(waiting, path),
+        }
+    }
+
+    /// Sends the answer with others, unless it has to leave from an address of its own.
+    fn answer(&self, begin: usize, path: Path, out: &mut Outgoing) {
+        if let From::V4(_) | From::V6(_) = path.from {
+            if self.socket.send(&out.room()[begin..], path).is_err() {
+                self.server.0.counters.unsent.count();
+            }
+            return out.room().truncate(begin);
+        }
+        out.add(begin, path.to);
+        if out.is_full() {
+            self.send(out);
         }
     }
 
@@ -147,10 +170,9 @@ impl Listener {
     }
 
     /// A full buffer is a client that asks again, not a socket that waits.
-    fn send(&self, answer: &[u8], path: Path) {
-        if self.socket.send(answer, path).is_err() {
-            self.server.0.counters.unsent.count();
-        }
+    fn send(&self, out: &mut Outgoing) {
+        let unsent = out.send(self.socket.udp.as_fd());
+        self.server.0.counters.unsent.add(u64::try_from(unsent).unwrap_or(u64::MAX));
     }
 }
 
