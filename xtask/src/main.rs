@@ -10,6 +10,8 @@ mod command;
 mod demo;
 mod licences;
 mod lint;
+#[cfg(test)]
+mod promises;
 mod setup;
 mod supervise;
 mod tally;
