@@ -141,8 +141,12 @@ impl Listener {
                 }
                 self.answer(begin, path, out);
             }
-            Inquiry::Silence => {}
-            Inquiry::Waiting(waiting) => self.answer_later(waiting, path),
+            // Whatever was begun is no part of the answer before it.
+            Inquiry::Silence => out.room().truncate(begin),
+            Inquiry::Waiting(waiting) => {
+                out.room().truncate(begin);
+                self.answer_later(waiting, path);
+            }
         }
     }
 
@@ -179,24 +183,16 @@ impl Listener {
 impl Socket {
     fn send(&self, answer: &[u8], path: Path) -> io::Result<()> {
         let slices = [io::IoSlice::new(answer)];
-        let raw = self.udp.as_raw_fd();
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let sent = match &path.from {
-            From::Bound => sendmsg(raw, &slices, &[], flags, Some(&path.to)),
-            From::V4(info) => {
-                sendmsg(raw, &slices, &[ControlMessage::Ipv4PacketInfo(info)], flags, Some(&path.to))
-            }
-            From::V6(info) => {
-                sendmsg(raw, &slices, &[ControlMessage::Ipv6PacketInfo(info)], flags, Some(&path.to))
-            }
+        let from: &[ControlMessage<'_>] = match &path.from {
+            From::Bound => &[],
+            From::V4(info) => &[ControlMessage::Ipv4PacketInfo(info)],
+            From::V6(info) => &[ControlMessage::Ipv6PacketInfo(info)],
         };
-        match sent {
-            Ok(_) => Ok(()),
+        let send = || sendmsg(self.udp.as_raw_fd(), &slices, from, MsgFlags::MSG_DONTWAIT, Some(&path.to));
+        match send() {
             // What is reported is an error about an earlier datagram to somebody else.
-            Err(Errno::ECONNREFUSED) => {
-                sendmsg(raw, &slices, &[], flags, Some(&path.to)).map(drop).map_err(Into::into)
-            }
-            Err(error) => Err(error.into()),
+            Err(Errno::ECONNREFUSED) => send().map(drop).map_err(Into::into),
+            sent => sent.map(drop).map_err(Into::into),
         }
     }
 

@@ -88,3 +88,56 @@ impl Outgoing {
         usize::try_from(sent).map_err(|_| Errno::last())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, os::fd::AsFd, time::Duration};
+
+    use super::*;
+
+    fn address_of(socket: &UdpSocket) -> SockaddrStorage {
+        SockaddrStorage::from(socket.local_addr().unwrap())
+    }
+
+    #[test]
+    fn each_answer_goes_to_whom_it_is_for() {
+        let sockets: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut out = Outgoing::new();
+        // More than one call sends, of different lengths.
+        for number in 0..BATCH + 8 {
+            let begin = out.room().len();
+            out.room().extend(vec![number as u8; 1 + number % 7]);
+            out.add(begin, address_of(&sockets[number % 3]));
+        }
+        assert!(out.is_full());
+        assert_eq!(out.send(sender.as_fd()), 0);
+        assert!(!out.is_full() && out.room().is_empty());
+        let mut buffer = [0; 64];
+        for number in 0..BATCH + 8 {
+            let socket = &sockets[number % 3];
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], vec![number as u8; 1 + number % 7], "answer {number}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_and_holds_up_nothing() {
+        let (sender, receiver) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let nowhere: std::net::SocketAddr = "255.255.255.255:53".parse().unwrap();
+        let mut out = Outgoing::new();
+        for to in [address_of(&receiver), SockaddrStorage::from(nowhere), address_of(&receiver)] {
+            let begin = out.room().len();
+            out.room().extend(*b"answer");
+            out.add(begin, to);
+        }
+        assert_eq!(out.send(sender.as_fd()), 1, "broadcast is not permitted");
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buffer = [0; 64];
+        for _ in 0..2 {
+            assert_eq!(receiver.recv(&mut buffer).unwrap(), 6);
+        }
+    }
+}
