@@ -75,7 +75,7 @@ impl Figures {
     }
 }
 
-/// S3: an interval that is wider than the bar's distance from equality, or than a fifth, shows nothing.
+/// S3: a ratio that is not known to within four tenths shows nothing.
 fn verdict(interval: Interval, pass: bool) -> Value {
     const WIDEST: f64 = 0.4;
     if interval.high - interval.low > WIDEST { "not resolvable".into() } else { pass.into() }

@@ -108,7 +108,7 @@ impl Starter<'_> {
             &format!(
                 "server:\n  interface: 127.0.0.1@{port}\n  access-control: 127.0.0.0/8 allow\n  num-threads: 1\n  \
                  do-daemonize: no\n  use-syslog: no\n  username: \"\"\n  chroot: \"\"\n  pidfile: \"\"\n  \
-                 do-not-query-localhost: no\n  module-config: \"iterator\"\n  msg-cache-size: 64m\n  \
+                 do-not-query-localhost: no\n  so-rcvbuf: 4m\n  module-config: \"iterator\"\n  msg-cache-size: 64m\n  \
                  rrset-cache-size: 128m\nremote-control:\n  control-enable: no\n\
                  forward-zone:\n  name: \".\"\n  forward-addr: 127.0.0.1@{UPSTREAM_PORT}\n"
             ),
