@@ -100,6 +100,26 @@ pub struct Suggestion {
     pub flag: Option<String>,
 }
 
+impl Suggestion {
+    /// The same as part of a policy; none for protocols without ports.
+    fn rule(&self) -> Option<String> {
+        let protocol = match self.protocol {
+            6 => "TCP",
+            17 => "UDP",
+            132 => "SCTP",
+            _ => return None,
+        };
+        let destination = &self.destination;
+        let peer = match destination.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => format!("ipBlock: {{cidr: {destination}/32}}"),
+            Ok(IpAddr::V6(_)) => format!("ipBlock: {{cidr: \"{destination}/128\"}}"),
+            Err(_) => format!("domainNames: [{destination}]"),
+        };
+        let port = self.port?;
+        Some(format!("to: [{{{peer}}}], ports: [{{protocol: {protocol}, port: {port}}}]"))
+    }
+}
+
 /// Explains a new connection of an endpoint.
 #[must_use]
 pub fn explain(
@@ -291,8 +311,8 @@ impl fmt::Display for Explanation {
             Some(Missing::NoDeny) => write!(f, "; a deny wins over every allow")?,
             None => {}
         }
-        match self.suggestion.as_ref().and_then(|suggestion| suggestion.flag.as_ref()) {
-            Some(flag) => write!(f, "; `{flag}` would allow it"),
+        match self.suggestion.as_ref().and_then(Suggestion::rule) {
+            Some(rule) => write!(f, "; a rule `{rule}` would allow it"),
             None => Ok(()),
         }
     }

@@ -79,6 +79,7 @@ fn denied_says_what_is_missing_and_what_would_allow_it() {
     assert!(stranger.bindings.is_empty());
     assert_eq!(flag(&stranger), "--allow-cidr 198.51.100.77:443/tcp");
     assert!(stranger.to_string().contains("never resolved"), "{stranger}");
+    assert!(stranger.to_string().contains("ipBlock: {cidr: 198.51.100.77/32}"), "{stranger}");
     assert_eq!(flag(&address("2001:db8::7", 443)), "--allow-cidr [2001:db8::7]:443/tcp");
     let port = address("198.51.100.1", 80);
     assert_eq!(
@@ -120,5 +121,7 @@ fn names_that_were_never_asked() {
     assert_eq!(rule_names(&allowed), ["registry"]);
     let filtered = named("evil.example", 443);
     assert_eq!((filtered.reason, filtered.missing), (Reason::Filtered, Some(Missing::Rule)));
-    assert!(filtered.to_string().contains("`--allow evil.example:443/tcp` would allow it"), "{filtered}");
+    let rule =
+        "a rule `to: [{domainNames: [evil.example]}], ports: [{protocol: TCP, port: 443}]` would allow it";
+    assert!(filtered.to_string().contains(rule), "{filtered}");
 }
