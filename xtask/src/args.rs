@@ -22,7 +22,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install everything that building, testing and measuring need
+    /// Install and build everything that building, testing and measuring need (half an hour on a bare machine)
     Setup,
     /// Build the programs; they are then in target/release
     Build {
@@ -63,6 +63,7 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Setup => {
             setup::prepare(&workspace, Stage::Bench)?;
+            setup::go::prepare(&setup::go::all())?;
             println!("everything is there");
             Ok(())
         }

@@ -5,6 +5,7 @@
 //! A level that does not end in time is killed with all that it started, what it left is removed, and the next runs.
 
 use std::{
+    ffi::OsString,
     fs,
     path::PathBuf,
     process::Command,
@@ -15,7 +16,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     command::{output, run},
-    setup::{self, Stage},
+    setup::{self, Stage, go},
     supervise::{self, Ended},
     tally::{self, Report, Tally},
     workspace::Workspace,
@@ -55,7 +56,7 @@ pub(crate) fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
     let chosen = selection.choose(&all)?;
     setup::prepare(workspace, if selection.quick { Stage::Build } else { Stage::Test })?;
     run(&mut workspace.cargo(&["build", "--workspace", "--all-targets", "--locked"]))?;
-    let session = Session::new(workspace)?;
+    let session = Session::new(workspace, &chosen)?;
     let mut results = Vec::new();
     for level in chosen {
         let started = Instant::now();
@@ -70,6 +71,14 @@ fn levels(workspace: &Workspace) -> Vec<String> {
     levels.sort_by_key(|level| !UNPRIVILEGED.contains(&level.as_str()));
     levels.insert(0, UNIT.to_owned());
     levels
+}
+
+/// Programs in Go that a level runs.
+fn go_programs(level: &str) -> &'static [&'static str] {
+    match level {
+        "cluster" => &go::CLUSTER,
+        _ => &[],
+    }
 }
 
 impl Selection {
@@ -92,14 +101,19 @@ struct Session<'a> {
     workspace: &'a Workspace,
     root: bool,
     programs: PathBuf,
+    /// The caller's, behind the folders of programs that were built for a level.
+    path: OsString,
     skipped: PathBuf,
 }
 
 impl<'a> Session<'a> {
-    fn new(workspace: &'a Workspace) -> Result<Self> {
+    fn new(workspace: &'a Workspace, levels: &[&str]) -> Result<Self> {
+        let root = setup::is_root();
+        let programs = levels.iter().flat_map(|level| go_programs(level)).copied();
+        let path = go::prepare(&programs.filter(|_| root).collect::<Vec<_>>())?;
         let skipped = workspace.target().join(format!("skipped-{}", std::process::id()));
         fs::write(&skipped, "")?;
-        Ok(Self { workspace, root: setup::is_root(), programs: workspace.target().join("debug"), skipped })
+        Ok(Self { workspace, root, programs: workspace.target().join("debug"), path, skipped })
     }
 
     fn level(&self, level: &str, selection: &Selection) -> Result<Report> {
@@ -151,7 +165,7 @@ impl<'a> Session<'a> {
 
     fn cargo(&self, target: &[&str]) -> Command {
         let mut cargo = self.workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-        cargo.args(target).env(SKIPPED, &self.skipped);
+        cargo.args(target).env(SKIPPED, &self.skipped).env("PATH", &self.path);
         cargo.env("NAMEWARD_BIN_DIR", &self.programs).env("NAMEWARD_BIN", self.programs.join("nameward"));
         if self.root {
             cargo.env("NAMEWARD_MUST_RUN", "1");

@@ -3,6 +3,7 @@
 //! Each task asks for its stage, and what is there already costs milliseconds. What is installed is said with its
 //! reason; where this program may not install, it says what to install.
 
+pub(crate) mod go;
 pub(crate) mod linker;
 mod mounts;
 mod old_kernel;
@@ -24,6 +25,8 @@ pub(crate) enum Stage {
     Lint,
     /// To run the demo.
     Demo,
+    /// To run a cluster.
+    Cluster,
     /// To run all tests.
     Test,
     /// To measure.

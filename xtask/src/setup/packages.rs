@@ -52,15 +52,34 @@ const PACKAGES: &[Package] = &[
     package("nsd", "nsd", Stage::Demo, "the name server of the small internet"),
     package("knot-dnsutils", "kdig", Stage::Demo, "asks it, from inside workloads"),
     package("curl", "curl", Stage::Demo, "connects, from inside workloads"),
+    package(
+        "busybox-static",
+        "busybox",
+        Stage::Cluster,
+        "a statically linked client, and what pods are made of",
+    ),
+    package("conntrack", "conntrack", Stage::Cluster, "kube-proxy forgets connections of services with it"),
+    package(
+        "containernetworking-plugins",
+        "/usr/lib/cni/ptp",
+        Stage::Cluster,
+        "the CNI of the cluster on one machine: ptp, bridge, host-local",
+    ),
+    package("etcd-server", "etcd", Stage::Cluster, "keeps what its API server stores"),
+    package(
+        "nftables",
+        "nft",
+        Stage::Cluster,
+        "nodes' services and masquerading; firewalls that must not stand in the way",
+    ),
+    package("runc", "runc", Stage::Cluster, "starts the containers of its pods"),
     package("bpftool", "bpftool", Stage::Test, "shows what is attached, as somebody else sees it"),
     package("bind9-dnsutils", "dig", Stage::Test, "another DNS client"),
-    package("busybox-static", "busybox", Stage::Test, "a statically linked client"),
     package("dnsmasq-base", "dnsmasq", Stage::Test, "a name server that listens where a host's stub does"),
     package("gcc", "gcc", Stage::Test, "compiles clients in C"),
     package("golang-go", "go", Stage::Test, "compiles a client with Go's own resolver"),
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
     package("musl-tools", "musl-gcc", Stage::Test, "compiles a client with musl's resolver"),
-    package("nftables", "nft", Stage::Test, "firewalls of a test's host that must not stand in the way"),
     package("nodejs", "node", Stage::Test, "a client with a resolver in threads"),
     package("python3", "/usr/bin/python3", Stage::Test, "programs that try to leave the fence"),
     package("qemu-system-x86", "qemu-system-x86_64", Stage::Test, "boots that kernel in a virtual machine"),
@@ -157,11 +176,11 @@ fn is_known(package: &str) -> bool {
     succeeds(Command::new("apt-get").args(["install", "--simulate", "--no-install-recommends", package]))
 }
 
-/// Name servers that were installed for tests must not begin to serve this machine, now or at its next start.
+/// Servers that were installed for tests must not begin to serve this machine, now or at its next start.
 fn keep_services_stopped(installed: &[&Package]) {
-    let services = ["nsd", "unbound"];
-    for service in services.iter().filter(|service| installed.iter().any(|package| package.name == **service))
-    {
+    let services = [("nsd", "nsd"), ("unbound", "unbound"), ("etcd-server", "etcd")];
+    let new = |name: &str| installed.iter().any(|package| package.name == name);
+    for (_, service) in services.iter().filter(|(package, _)| new(package)) {
         if Path::new("/run/systemd/system").exists() {
             succeeds(Command::new("systemctl").args(["disable", "--now", "--quiet", service]));
         }
