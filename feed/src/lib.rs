@@ -3,11 +3,13 @@
 //!
 //! The resolver serves, enforcers call; both sides of a node meet in one folder of unix sockets ([`folder`]), those of
 //! different nodes over TCP, where each proves who it is ([`tls`]). Sockets cannot be handed over TCP.
+//! The CNI plugin asks the enforcer by lines of JSON ([`cni`]).
 //! What the rules in an `Endpoint` mean is not known here: they travel as bytes.
 //!
 //! Used by `nameward-resolver`, `nameward-enforcer` and `nameward-cni`.
 
 mod convert;
+pub mod cni;
 pub mod folder;
 pub mod sockets;
 pub mod tls;
