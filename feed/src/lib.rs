@@ -8,8 +8,8 @@
 //!
 //! Used by `nameward-resolver`, `nameward-enforcer` and `nameward-cni`.
 
-mod convert;
 pub mod cni;
+mod convert;
 pub mod folder;
 pub mod sockets;
 pub mod tls;

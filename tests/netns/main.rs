@@ -4,6 +4,7 @@
 
 mod attach;
 mod clsact;
+mod cni;
 mod dns;
 mod lab;
 mod traffic;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What `cargo xtask build` leaves in `target/release`.
-pub(crate) const PROGRAMS: [&str; 3] = ["nameward", "nameward-resolver", "nameward-enforcer"];
+pub(crate) const PROGRAMS: [&str; 4] = ["nameward", "nameward-resolver", "nameward-enforcer", "nameward-cni"];
 
 /// Builds [`PROGRAMS`] and says where they are.
 pub(crate) fn programs(workspace: &Workspace, dev: bool) -> Result<()> {
