@@ -34,8 +34,11 @@ pub struct Config {
     pub ifindex: u32,
     /// MAC that frames to off-subnet addresses must carry; zero = not checked.
     pub gateway_mac: [u8; 6],
+    /// Not zero: what reaches the workload is judged by [`crate::programs::POD_ARRIVAL`] on its side of the pair, and
+    /// passes the host's side unjudged.
+    pub arrivals: u8,
     /// Zero.
-    pub _pad: [u8; 6],
+    pub _pad: [u8; 5],
     /// The workload's own addresses; unused ones are all zero. Without any, every source is spoofed (interfaces).
     pub own: [Address; OWN_ADDRESSES],
     /// The DNS redirect.
@@ -76,6 +79,9 @@ pub mod flags {
     pub const DNS_DIRECT: u64 = 1 << 8;
     /// The endpoint is a layer 3 interface (no Ethernet header).
     pub const LAYER3: u64 = 1 << 9;
+    /// Rules have isolated the workload before: what lived then was adopted or cut, and is not asked for again. Kept
+    /// here for the next process; programs do not read it.
+    pub const ISOLATED_BEFORE: u64 = 1 << 10;
 }
 
 impl Switch {

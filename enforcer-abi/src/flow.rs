@@ -43,8 +43,10 @@ pub struct Flow {
     pub admitted_by: u8,
     /// FINs seen: bit 0 sent, bit 1 received.
     pub fins: u8,
+    /// Not zero: the workload acknowledges an answer, and none has passed us. Answers take another way.
+    pub unseen: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 4],
 }
 
 /// Life of a flow. Idle times are SEMANTICS G4.

@@ -44,6 +44,9 @@ pub mod programs {
     pub const POD_EGRESS: &str = "pod_egress";
     /// Packets that reach the workload: at the host side of its interface, direction egress.
     pub const POD_INGRESS: &str = "pod_ingress";
+    /// Packets that reach the workload, at its own side of the pair, direction ingress: where a CNI delivers past the
+    /// host's side (`bpf_redirect_peer`).
+    pub const POD_ARRIVAL: &str = "pod_arrival";
     /// Answers of the resolver coming out of `nameward0` (direction ingress): sent to the endpoint's interface.
     pub const DNS_RETURN: &str = "dns_return";
     /// Packets sent by sockets of a cgroup.

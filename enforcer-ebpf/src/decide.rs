@@ -13,7 +13,7 @@ use crate::{
     flows,
     maps::FRAGMENTS,
     neighbours,
-    packet::{ICMP, ICMP6, Packet, SCTP, TCP, UDP, fragment, words},
+    packet::{ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, words},
     rules::{self, Question},
     skb::{Skb, read},
 };
@@ -137,6 +137,17 @@ pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     let reason = judge_inbound_flow(endpoint, packet);
     note_first_fragment(endpoint, packet, reason);
     reason
+}
+
+/// A packet that the workload is sent, where also our own answers to it arrive: marks do not reach its namespace.
+#[inline(always)]
+pub fn arrival(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
+    match ingress(skb, endpoint, packet) {
+        // A reset or an error opens nothing, whoever sent it.
+        Reason::Inbound if packet.protocol == TCP && packet.tcp_flags & RST != 0 => Reason::Related,
+        Reason::IcmpError if packet.is_prohibition() => Reason::Related,
+        reason => reason,
+    }
 }
 
 /// ARP, or neither ARP nor IP.
@@ -266,7 +277,12 @@ fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Questi
     }
     let allowed = match reason {
         Reason::Reply => admits_inbound(endpoint, &question.remote),
-        Reason::Adopted => true,
+        Reason::Adopted => {
+            question.unless_denied = 1;
+            let allowed = rules::still_allowed(endpoint, question);
+            question.unless_denied = 0;
+            allowed
+        }
         _ => {
             // SAFETY: as above.
             question.admitted_id = unsafe { (*flow).admitted_id };

@@ -10,7 +10,7 @@ use nameward_abi::{AskedServer, DnsFlowKey, SERVERS_PER_FLOW, TRUSTED_SERVERS, f
 use crate::{
     endpoint::Endpoint,
     maps::{BLANK_DNS_FLOW, DNS_FLOWS, IDENTITIES},
-    packet::{FIN, Packet, RST, TCP, UDP, on_stack, words},
+    packet::{FIN, Packet, RST, TCP, UDP, fragment, on_stack, words},
     skb::{Skb, read},
 };
 
@@ -212,6 +212,47 @@ fn receive(skb: Skb, packet: &Packet) -> bool {
         ports: [asked.server_port, packet.destination_port],
     };
     write(skb, packet, &rewrite) == 0
+}
+
+/// Whether a packet is an answer that was restored before: from a server that was asked, to who asked it.
+#[inline(always)]
+pub fn is_answer(skb: Skb, packet: &Packet) -> bool {
+    matches!(packet.protocol, TCP | UDP) && nameward_is_answer(skb, packet) != 0
+}
+
+/// See [`is_answer`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_is_answer(skb: Skb, packet: *const Packet) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    unsafe { packet.as_ref() }.map_or(0, |packet| u64::from(was_asked(skb, packet)))
+}
+
+#[inline(always)]
+fn was_asked(skb: Skb, packet: &Packet) -> bool {
+    if packet.fragment != fragment::NONE {
+        return false;
+    }
+    let Some(flow) = DNS_FLOWS.get_ptr_mut(flow_key(packet, packet.destination_port)) else { return false };
+    // SAFETY: a live value.
+    let flow = unsafe { &*flow };
+    let mut id = [0; 2];
+    if packet.protocol == UDP {
+        let Some(found) = read::<[u8; 2]>(skb, packet.l4 + UDP_HEADER) else { return false };
+        id = found;
+    }
+    let (server, client) = (words(&packet.source), words(&packet.destination));
+    let mut found = false;
+    let mut index = 0;
+    while index < SERVERS_PER_FLOW {
+        let asked = &flow.servers[index];
+        found |= asked.server_port == packet.source_port
+            && asked.id == id
+            && words(&asked.server) == server
+            && words(&asked.client) == client;
+        index += 1;
+    }
+    found
 }
 
 /// Finds the interface of an answer by the identity address it goes to.

@@ -16,7 +16,7 @@ use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
 use crate::{
     endpoint::Endpoint,
     maps::{ALLOW, EVENT_BUDGET, FLEETING, FLOWS},
-    packet::{FIN, ICMP, ICMP6, Packet, RST, TCP, UDP, on_stack},
+    packet::{ACK, FIN, ICMP, ICMP6, Packet, RST, SYN, TCP, UDP, on_stack},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -139,7 +139,8 @@ pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason
         state: FlowState::Opening as u8,
         admitted_by: reason as u8,
         fins: 0,
-        _pad: [0; 5],
+        unseen: 0,
+        _pad: [0; 4],
     };
     let _ = FLEETING.insert(key, flow, 0);
     touch(endpoint, packet.admitted_id, &key.remote, &packet.destination);
@@ -176,10 +177,27 @@ pub fn follow(
     }
     let opened_here = flow.admitted_by != Reason::Reply as u8;
     let answered = flow.state != FlowState::Established as u8 && egress != opened_here;
-    if !answered || packet.protocol == ICMP || packet.protocol == ICMP6 {
+    // Where answers take a way that passes us by, the workload shows that there was one: it acknowledges it.
+    let shown = egress && opened_here && is_opening(flow) && acknowledges(packet);
+    if shown {
+        flow.unseen = 1;
+    } else if !egress {
+        flow.unseen = 0;
+    }
+    if !(answered || shown) || packet.protocol == ICMP || packet.protocol == ICMP6 {
         return true;
     }
     establish(endpoint.now, key, flow)
+}
+
+#[inline(always)]
+fn is_opening(flow: &Flow) -> bool {
+    flow.state == FlowState::Opening as u8
+}
+
+#[inline(always)]
+fn acknowledges(packet: &Packet) -> bool {
+    packet.protocol == TCP && packet.tcp_flags & (SYN | ACK | RST) == ACK
 }
 
 /// The time of use, about once a second: what is in use does not lapse.

@@ -68,6 +68,10 @@ pub fn pod_ingress(context: TcContext) -> i32 {
         unsafe { (*skb).mark = 0 };
         return TCX_NEXT;
     }
+    let elsewhere = endpoint.config().is_some_and(|config| config.arrivals != 0);
+    if elsewhere && mark != dns::ANSWER_MARK {
+        return TCX_NEXT;
+    }
     let reason = match parse(skb, &endpoint, &mut packet) {
         Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Ingress),
         Some(reason) => reason,
@@ -77,6 +81,33 @@ pub fn pod_ingress(context: TcContext) -> i32 {
             if dns::restore(skb, &packet) { Reason::Dns } else { Reason::Inbound }
         }
         None => decide::ingress(skb, &endpoint, &mut packet),
+    };
+    if reason == Reason::FlowsFull {
+        nameward_make_room(endpoint.now);
+    }
+    let (action, verdict) = verdict(endpoint.switch, reason);
+    // Each packet is counted where it is judged last.
+    if !(elsewhere && action == Action::Pass) {
+        report(&endpoint, &packet, reason, verdict, Direction::Ingress);
+    }
+    match action {
+        Action::Pass => TCX_NEXT,
+        Action::Drop | Action::Reject => TCX_DROP,
+    }
+}
+
+/// Packets that reach the workload, on its own side of the pair: by the host's side, or past it.
+#[classifier]
+pub fn pod_arrival(context: TcContext) -> i32 {
+    let skb = context.skb.skb;
+    let Some(endpoint) = Endpoint::read(0) else { return TCX_DROP };
+    let mut packet = Packet::new();
+    packet.zero = endpoint.zero;
+    let reason = match parse(skb, &endpoint, &mut packet) {
+        Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Ingress),
+        Some(reason) => reason,
+        None if dns::is_answer(skb, &packet) => Reason::Dns,
+        None => decide::arrival(skb, &endpoint, &mut packet),
     };
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);

@@ -79,11 +79,12 @@ pub struct Packet {
     pub hop_limit: u8,
     /// The packet has a hop-by-hop header, which only housekeeping may.
     pub hop_by_hop: u8,
+    /// Of ICMP.
+    pub icmp_code: u8,
     /// Filled in by `decide`: the packet begins something, so that it is worth an event though it passes.
     pub begins: bool,
     /// Filled in by `decide`: the packet belongs to a flow that was told of when it began.
     pub continues: bool,
-    pub _pad: u8,
     /// Zero, which the verifier must not know; see [`Packet::forget`].
     pub zero: u32,
 }
@@ -109,9 +110,9 @@ impl Packet {
             icmp_type: 0,
             hop_limit: 0,
             hop_by_hop: 0,
+            icmp_code: 0,
             begins: false,
             continues: false,
-            _pad: 0,
             zero: 0,
         }
     }
@@ -148,6 +149,13 @@ impl Packet {
     pub fn is_icmp_error(&self) -> bool {
         (self.protocol == ICMP && matches!(self.icmp_type, 3 | 11 | 12))
             || (self.protocol == ICMP6 && matches!(self.icmp_type, 1..=4))
+    }
+
+    /// Administratively prohibited, as our own answers say.
+    #[inline(always)]
+    pub fn is_prohibition(&self) -> bool {
+        (self.protocol == ICMP && self.icmp_type == 3 && self.icmp_code == 13)
+            || (self.protocol == ICMP6 && self.icmp_type == 1 && self.icmp_code == 1)
     }
 
     /// An ICMP message that is no echo: it has no identifier, and so belongs to no flow.
@@ -402,6 +410,7 @@ fn parse_transport(skb: Skb, packet: &mut Packet) -> Option<Reason> {
                 return Some(Reason::Protocol);
             }
             packet.icmp_type = header[0];
+            packet.icmp_code = header[1];
             if packet.is_echo() {
                 packet.source_port = [header[4], header[5]];
             }

@@ -51,6 +51,8 @@ fn answer(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
     let possible = packet.fragment != fragment::LATER && packet.family != 0 && !packet.is_icmp_error();
     let Some(first) = read::<u8>(skb, 0) else { return -1 };
     let to_group = first & 1 != 0;
+    // Nobody is told of what another's name stands on.
+    let possible = possible && endpoint.owns(&packet.source);
     if !possible || to_group || endpoint.switch.has(flags::LAYER3) || !events::take_reject(endpoint) {
         return -1;
     }

@@ -21,7 +21,8 @@ pub struct Question {
     pub port: [u8; 2],
     /// As in `PORTS`: both kinds of ICMP echo are 1.
     pub protocol: u8,
-    pub _pad: u8,
+    /// Not zero: no rule needs to allow it, only none may deny it.
+    pub unless_denied: u8,
     /// The name set that the flow was admitted under (re-judging), else 0. Afterwards the one found.
     pub admitted_id: u32,
 }
@@ -29,7 +30,7 @@ pub struct Question {
 impl Question {
     #[inline(always)]
     pub fn new(remote: Address, protocol: u8, port: [u8; 2]) -> Self {
-        Self { remote, port, protocol, _pad: 0, admitted_id: 0 }
+        Self { remote, port, protocol, unless_denied: 0, admitted_id: 0 }
     }
 }
 
@@ -136,6 +137,7 @@ fn is_still_allowed(switch: Switch, question: &Question) -> bool {
     }
     match switch.mode() {
         Mode::NoPolicyYet => return false,
+        _ if question.unless_denied != 0 => return true,
         Mode::NotIsolated => return true,
         Mode::Enforce | Mode::Audit => {}
     }

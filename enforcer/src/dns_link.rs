@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::{
     kernel::{Host, KernelError, address_bytes},
-    netns::{self, NamedNamespace},
+    netns::{self, NamedNamespace, netlink},
 };
 
 /// Identity addresses: one of each family an endpoint, by its index.
@@ -189,18 +189,6 @@ fn far_name(link: &str) -> String {
 
 fn with_ports(trusted: &[SocketAddr]) -> impl Iterator<Item = (SocketAddr, u16)> + '_ {
     trusted.iter().copied().zip(FIRST_TRUSTED_PORT..)
-}
-
-/// Does netlink requests in the namespace of the calling thread.
-fn netlink<T>(work: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>) -> io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        let connection = tokio::spawn(connection);
-        let result = work(handle).await.map_err(io::Error::other);
-        connection.abort();
-        result
-    })
 }
 
 /// Our end, found or made; its far end goes into the namespace.

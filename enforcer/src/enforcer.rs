@@ -4,6 +4,7 @@
 //! [`crate::endpoints`]; how an endpoint comes and goes is in `attaching`.
 
 mod attaching;
+mod isolating;
 mod problems;
 mod tasks;
 mod views;
@@ -24,11 +25,11 @@ use nameward_policy::{BootTime, RuleSet, Settings};
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
-use problems::Problems;
+use problems::{Failures, Problems};
 pub use views::{BindingStatus, EndpointStatus, LeaseStatus};
 
 use crate::{
-    GrantRequest, Granted, Refused,
+    GrantRequest, Granted, Refused, coverage,
     decisions::{Decision, DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
     endpoints::{Endpoint, EndpointError, chain_text, journal},
@@ -113,6 +114,24 @@ pub enum EnforcerError {
     Boot(#[source] io::Error),
 }
 
+impl EnforcerError {
+    /// What went wrong, in one word: for counters.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Kernel(error) | Self::DnsLink(DnsLinkError::Kernel(error)) => error.word(),
+            Self::DnsLink(_) => "dns-link",
+            Self::Endpoint { source, .. } => match &**source {
+                EndpointError::Kernel(error) => error.word(),
+                EndpointError::Journal(_) => "file",
+            },
+            Self::Io { .. } | Self::Boot(_) => "file",
+            Self::NoSuchEndpoint { .. } => "endpoint",
+            Self::NoIdentity => "identity",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+}
+
 /// Everything that one process enforces. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Enforcer(Arc<Inner>);
@@ -125,6 +144,7 @@ struct Inner {
     boot: String,
     endpoints: RwLock<HashMap<Arc<str>, Arc<Guarded>>>,
     problems: Problems,
+    failures: Failures,
     decisions: Decisions,
     /// Changes with every interface that comes, goes or changes.
     links: watch::Sender<()>,
@@ -144,6 +164,8 @@ struct Guarded {
     endpoint: Mutex<Endpoint<KernelEndpoint>>,
     /// What is wrong with its place: gone, or not to be seen.
     trouble: Mutex<Option<String>>,
+    /// What its fence does not hold, as far as that shows from outside; none before somebody looked.
+    gaps: Mutex<Option<Vec<String>>>,
     /// Another took its place. Set under the lock; from then on nothing is written through this one.
     is_retired: AtomicBool,
 }
@@ -169,7 +191,7 @@ impl Guarded {
     }
 
     /// Keeps in mind what is wrong with its place, and says so once.
-    fn note_trouble(&self, error: Option<&KernelError>) {
+    fn note_trouble(&self, error: Option<&KernelError>, failures: &Failures) {
         let text = error.map(|error| chain_text(error));
         let before = std::mem::replace(
             &mut *self.trouble.lock().unwrap_or_else(PoisonError::into_inner),
@@ -177,11 +199,34 @@ impl Guarded {
         );
         match (before, text) {
             (before, Some(text)) if before.as_ref() != Some(&text) => {
+                failures.count(error.map_or("unknown", KernelError::word));
                 tracing::error!(endpoint = &*self.config.uid, problem = text, "not guarded as it should be");
             }
             (Some(_), None) => tracing::info!(endpoint = &*self.config.uid, "guarded again"),
             _ => {}
         }
+    }
+
+    /// Looks for what its fence does not hold, and says so when that has changed. Processes of a cgroup come and go;
+    /// interfaces are looked at once.
+    fn look_for_gaps(&self) {
+        let is_cgroup = matches!(self.config.attachment, Attachment::Cgroup { .. });
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        if gaps.is_some() && !is_cgroup {
+            return;
+        }
+        let found = coverage::gaps(&self.config.attachment, self.spec.arrivals);
+        let known = gaps.replace(found.clone()).unwrap_or_default();
+        for gap in found.iter().filter(|gap| !known.contains(gap)) {
+            tracing::warn!(endpoint = &*self.config.uid, gap, "not wholly covered");
+        }
+    }
+
+    /// What its fence does not hold; empty when it holds everything.
+    fn not_covered(&self, unseen_answers: usize) -> Vec<String> {
+        let gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let unseen = coverage::unseen_answers(unseen_answers).filter(|_| !self.spec.arrivals);
+        gaps.into_iter().chain(unseen).collect()
     }
 
     /// For writing; none when it was attached anew meanwhile.
@@ -207,6 +252,7 @@ impl Enforcer {
             boot: journal::boot_id().map_err(EnforcerError::Boot)?,
             endpoints: RwLock::default(),
             problems: Problems::default(),
+            failures: Failures::default(),
             decisions: Decisions::default(),
             links: watch::Sender::new(()),
             path_is_whole: AtomicBool::new(false),
@@ -222,7 +268,21 @@ impl Enforcer {
         loop {
             let guarded = self.guarded(uid)?;
             let Some(mut endpoint) = guarded.current() else { continue };
-            let applied = endpoint.apply(rules, now());
+            let isolates_first = endpoint.isolates_first(&rules);
+            // Before the first rules nothing can be opened.
+            let was_open = endpoint.generation() != 0;
+            if isolates_first {
+                guarded.take_over(&mut endpoint, &rules);
+            }
+            let applied = endpoint.apply(Arc::clone(&rules), now());
+            if isolates_first && applied.is_ok() {
+                if was_open {
+                    // Also what was opened meanwhile.
+                    guarded.take_over(&mut endpoint, &rules);
+                }
+                let adopted = endpoint.adopted().len();
+                tracing::info!(endpoint = &*guarded.config.uid, adopted, "isolated for the first time");
+            }
             return applied.map_err(|source| EnforcerError::Endpoint {
                 uid: guarded.config.uid.clone(),
                 source: Box::new(source),

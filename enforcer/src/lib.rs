@@ -9,6 +9,8 @@
 
 pub mod api;
 pub mod config;
+mod connections;
+mod coverage;
 pub mod decisions;
 pub mod dns_link;
 pub mod endpoints;
@@ -23,6 +25,7 @@ pub mod loopback_dns;
 mod netns;
 pub mod options;
 pub mod wiring;
+mod workload;
 
 pub use enforcer::{
     BindingStatus, EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions, LeaseStatus,

@@ -9,10 +9,46 @@ use std::{
     thread,
 };
 
+use futures::TryStreamExt;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+
+/// An interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    /// Its name.
+    pub(crate) name: String,
+    /// It is a device, or its other end or lower device is in another namespace.
+    pub(crate) leads_out: bool,
+}
+
+/// The interfaces of the calling thread's namespace, without loopback.
+pub(crate) fn links() -> io::Result<Vec<Link>> {
+    netlink(async |handle| {
+        let found: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+        Ok(found
+            .iter()
+            .filter(|link| link.header.link_layer_type != LinkLayerType::Loopback)
+            .map(describe)
+            .collect())
+    })
+}
+
+fn describe(link: &LinkMessage) -> Link {
+    let (mut name, mut is_made, mut elsewhere) = (String::new(), false, false);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name.clone_from(text),
+            LinkAttribute::LinkInfo(_) => is_made = true,
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            _ => {}
+        }
+    }
+    Link { name, leads_out: elsewhere || !is_made }
+}
 
 /// A namespace that a file keeps alive.
 #[derive(Debug)]
@@ -81,6 +117,20 @@ pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) ->
             .spawn(work)
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a thread inside a namespace panicked")))
+    })
+}
+
+/// Does netlink requests in the namespace of the calling thread, which must have no runtime.
+pub(crate) fn netlink<T>(
+    work: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>,
+) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let connection = tokio::spawn(connection);
+        let result = work(handle).await.map_err(io::Error::other);
+        connection.abort();
+        result
     })
 }
 

@@ -144,6 +144,7 @@ impl Options {
                 bpffs: self.bpffs.clone(),
                 instance: self.instance.clone(),
                 clsact: self.clsact,
+                ..HostOptions::default()
             },
             state: Some(self.state()),
             dns_link: Some(DnsLinkOptions { trusted, ..self.dns_link() }),

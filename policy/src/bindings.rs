@@ -260,13 +260,22 @@ impl Bindings {
         over(self.by_address.len() + fresh, all).then_some(LimitReached::Addresses { limit: all })
     }
 
+    /// Forgets addresses that are not to be kept under their names.
+    pub fn retain(&mut self, keep: impl Fn(&Name, IpAddr) -> bool) {
+        self.forget_of(|name, lease| keep(name, lease.address));
+    }
+
     fn forget(&mut self, keep: impl Fn(&Lease) -> bool) {
+        self.forget_of(|_, lease| keep(lease));
+    }
+
+    fn forget_of(&mut self, keep: impl Fn(&Name, &Lease) -> bool) {
         let Self { names, by_address, .. } = self;
         let mut gone: BTreeSet<IpAddr> = BTreeSet::new();
-        names.retain(|_, binding| {
-            let lapsed = binding.addresses.iter().filter(|lease| !keep(lease)).map(|lease| lease.address);
-            gone.extend(lapsed);
-            binding.addresses.retain(&keep);
+        names.retain(|name, binding| {
+            let lost = binding.addresses.iter().filter(|lease| !keep(name, lease));
+            gone.extend(lost.map(|lease| lease.address));
+            binding.addresses.retain(|lease| keep(name, lease));
             !binding.addresses.is_empty()
         });
         for address in gone {

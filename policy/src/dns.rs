@@ -205,6 +205,13 @@ impl DnsRules {
         &self.data
     }
 
+    /// Whether names are told to the enforcer although no rule speaks of them: nothing isolates the workload, and what
+    /// it asks for is kept for the rules that may come (R11).
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.data.mode == DnsMode::Pass
+    }
+
     /// Settings of the resolver.
     #[must_use]
     pub fn settings(&self) -> &DnsSettings {

@@ -40,8 +40,8 @@ pub use rule::{
 pub use rule_set::{CompileError, CompiledRule, Isolation, RuleSet};
 pub use schedule::{Schedule, ScheduleError};
 pub use settings::{
-    Adopt, DnsAnswer, DnsSettings, FailurePolicy, GraceBounds, Hints, Inbound, Limits, OnDeny, Settings,
-    TtlBounds,
+    Adopt, Delivery, DnsAnswer, DnsSettings, FailurePolicy, GraceBounds, Hints, Inbound, Limits, OnDeny,
+    Settings, TtlBounds,
 };
 pub use tables::{KernelMode, KernelRules};
 pub use time::BootTime;

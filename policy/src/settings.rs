@@ -6,6 +6,7 @@
 //! | `failurePolicy` | `Static` | freeze expiry while processes are away, or `Closed` (F1) |
 //! | `inbound` | `All` | whose connections may be answered: `All`, `Cluster`, `None` (G9) |
 //! | `adopt` | `Keep` | connections that are live when a workload is first isolated: keep, or `Cut` (R11) |
+//! | `delivery` | `Host` | where what reaches a workload is judged: at the `Host`'s side of its link, or at the workload's, for CNIs that deliver past the host's (`Peer`) |
 //! | `dns.filter` | `true` | names no rule allows are answered here (Q2) |
 //! | `dns.answer` | `NxDomain` | what they are answered: `NxDomain`, `Refused` (Q3) |
 //! | `dns.trusted` | none | servers the workload may mean, `ADDRESS:PORT` (Q6) |
@@ -39,6 +40,8 @@ pub struct Settings {
     pub inbound: Inbound,
     /// R11.
     pub adopt: Adopt,
+    /// Where what reaches the workload is judged.
+    pub delivery: Delivery,
     /// What concerns names.
     pub dns: DnsSettings,
     /// A5.
@@ -89,6 +92,16 @@ pub enum Adopt {
     Keep,
     /// They end.
     Cut,
+}
+
+/// On which side of its link what reaches a workload is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// The host's, which the workload cannot reach.
+    #[default]
+    Host,
+    /// The workload's own: for CNIs that deliver past the host's (`bpf_redirect_peer`).
+    Peer,
 }
 
 /// What a name that is filtered is answered (Q3).

@@ -1,9 +1,11 @@
 //! What is attached stays attached, and is replaced without a gap (promise 4).
 
-use std::fs;
+use std::{fs, process::Command, time::Duration};
 
 use nameward_abi::Reason;
 use nameward_enforcer::kernel::{Attachment, EndpointSpec, Host, HostOptions, KernelError, cgroup2_mount};
+
+use nameward_test_support::wait_until;
 
 use crate::lab::{Sandbox, TCP, must, privileged};
 
@@ -76,4 +78,35 @@ fn the_root_cgroup_and_other_folders_are_refused() {
     assert!(matches!(attach("/tmp/nwt-does-not-exist".into()), KernelError::NotCgroup { .. }));
     assert_eq!(sandbox.host().endpoints().unwrap(), ["sandbox"]);
     assert!(fs::exists(sandbox.path()).unwrap());
+}
+
+// Checked by bpftool
+#[test]
+fn removal_frees_every_object() {
+    if !privileged() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // One whose maps nobody else holds.
+    let attachment = Attachment::Cgroup { path: sandbox.path().into(), netns_cookie: 0 };
+    drop(sandbox.host().attach(&EndpointSpec::new("brief", attachment)).unwrap());
+    let pins = format!("/sys/fs/bpf/nameward/{}/v1/endpoints/brief", sandbox.name);
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(pins).unwrap().flatten() {
+        let kind = if entry.file_name().as_encoded_bytes().starts_with(b"link_") { "link" } else { "map" };
+        let text = must(&format!("bpftool -j {kind} show pinned {}", entry.path().display()));
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let shown = shown.as_array().map_or(&shown, |all| &all[0]);
+        objects.push((kind, shown["id"].as_u64().unwrap()));
+        objects.extend(shown["prog_id"].as_u64().map(|program| ("prog", program)));
+    }
+    let count = |wanted| objects.iter().filter(|(kind, _)| *kind == wanted).count();
+    assert_eq!((count("link"), count("prog"), count("map")), (14, 14, 14));
+    sandbox.host().remove("brief").unwrap();
+    for (kind, id) in &objects {
+        wait_until("the kernel frees it", Duration::from_secs(10), || {
+            let shown = Command::new("bpftool").args([kind, "show", "id", &id.to_string()]).output().unwrap();
+            (!shown.status.success()).then_some(())
+        });
+    }
 }

@@ -3,6 +3,7 @@
 
 mod attach;
 mod dns;
+mod isolate;
 mod lab;
 mod loopback;
 mod packets;

@@ -80,11 +80,11 @@ fn removal_frees_every_object() {
     let workload = lab.workload();
     let host = Host::open(&lab.options()).unwrap();
     let objects = inside(&lab.host(), async || {
-        host.attach(&spec(&workload)).unwrap();
+        host.attach(&EndpointSpec { arrivals: true, ..spec(&workload) }).unwrap();
         objects(&lab.pins().join("endpoints/ci~2frunner~2e1"))
     });
     let count = |wanted| objects.iter().filter(|(kind, _)| *kind == wanted).count();
-    assert_eq!((count("link"), count("prog"), count("map")), (2, 2, 14));
+    assert_eq!((count("link"), count("prog"), count("map")), (3, 3, 14));
     host.remove("ci/runner.1").unwrap();
     for (kind, id) in &objects {
         wait_until("the kernel frees it", SOON, || {

@@ -1,22 +1,28 @@
 //! DNS of interface endpoints: whatever server they ask, and whatever the host does to packets, it reaches the
 //! resolver's sockets under the endpoint's identity, and the answer comes from the server that was asked.
 
+#![allow(unsafe_code, reason = "an option of sockets that has no safe wrapper")]
+
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     path::PathBuf,
     sync::mpsc,
     thread,
     time::Duration,
 };
 
+use aya::programs::{LinkOrder, TcAttachType};
 use nameward_abi::{Identity, Mode, Switch};
 use nameward_enforcer::{
     dns_link::{DnsLink, DnsLinkOptions},
     kernel::{Attachment, BootNanos, EndpointSpec, Host, KernelStore, MapWrite, interface_index},
 };
 use nameward_feed::sockets::{DnsSocket, Transport};
+use nameward_test_support::ForeignProgram;
+use nix::libc;
 
 use crate::lab::{Lab, Workload, inside, must, privileged};
 
@@ -183,5 +189,133 @@ fn the_link_survives_the_process() {
         assert_eq!(second.redirect(7), redirect);
         assert_eq!(second.sockets().unwrap().len(), copies.len());
         second.remove().unwrap();
+    });
+}
+
+/// A question whose datagram has no checksum (RFC 768).
+fn ask_without_checksum(server: &str) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    compute_no_checksum(&socket);
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket.connect(server).unwrap();
+    socket.send(b"\x12\x34 a question of 24 byte").unwrap();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"\x12\x34 a question of 24 byte");
+}
+
+/// `SO_NO_CHECK`: the kernel computes none.
+fn compute_no_checksum(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the option reads an int, which outlives the call.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+}
+
+// Issue: any server address, one on the workload's own subnet and a link-local one; no checksum; a redirecting program
+// behind ours
+#[test]
+fn servers_near_and_far_are_the_resolver() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    // Somebody on its own subnet who would answer himself.
+    must(&format!("ip -n {} addr add 10.7.1.53/24 dev {}", lab.host(), workload.interface));
+    let (host, link, told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &workload, 1);
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    let ask = || {
+        inside(&workload.namespace, async || {
+            for server in ["10.7.1.53:53", "169.254.25.10:53", "10.7.1.1:53", "203.0.113.77:53"] {
+                assert_eq!(ask_udp(server), server.parse().unwrap());
+                ask_tcp(server);
+                ask_without_checksum(server);
+            }
+        });
+        let (four, _) = DnsLink::identity(1);
+        for _ in 0..12 {
+            assert_eq!(told.recv_timeout(WAIT).unwrap().1, IpAddr::from(four));
+        }
+    };
+    ask();
+    let _other = inside(&lab.host(), async || {
+        must("ip link add away type veth peer name nowhere; ip link set away up; ip link set nowhere up");
+        let mut other = ForeignProgram::sending_to(interface_index("away").unwrap()).unwrap();
+        other.attach(&workload.interface, TcAttachType::Ingress, LinkOrder::last()).unwrap();
+        other
+    });
+    ask();
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
+    });
+}
+
+// Q1, issue: two endpoints with the same pod address
+#[test]
+fn two_workloads_with_one_address_are_told_apart() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (one, two) = (lab.workload(), lab.workload());
+    must(&format!(
+        "ip -n {0} addr add 10.7.9.2/32 dev eth0; ip -n {1} addr add 10.7.9.2/32 dev eth0",
+        one.namespace, two.namespace
+    ));
+    let shared = |workload: &Workload| Workload {
+        namespace: workload.namespace.clone(),
+        interface: workload.interface.clone(),
+        addresses: vec!["10.7.9.2".parse().unwrap()],
+    };
+    let (host, link, told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &shared(&one), 1);
+        guard(&host, &link, &shared(&two), 2);
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    // The same socket address on both sides, at the same time.
+    let sockets = [&one, &two].map(|workload| {
+        inside(&workload.namespace, async || {
+            let socket = UdpSocket::bind("10.7.9.2:5353").unwrap();
+            socket.set_read_timeout(Some(WAIT)).unwrap();
+            socket.connect("8.8.8.8:53").unwrap();
+            socket
+        })
+    });
+    for round in 0..3 {
+        for (number, socket) in [1_u8, 2].into_iter().zip(&sockets) {
+            socket
+                .send(&[round, number, b' ', b'a', b'n', b'y', b' ', b't', b'e', b'x', b't', number])
+                .unwrap();
+        }
+        for (number, socket) in [1_u8, 2].into_iter().zip(&sockets) {
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!((length, buffer[0], buffer[1], buffer[11]), (12, round, number, number));
+        }
+        let askers: BTreeSet<_> = (0..2).map(|_| told.recv_timeout(WAIT).unwrap().1).collect();
+        let identities = [1, 2].map(|index| IpAddr::from(DnsLink::identity(index).0));
+        assert_eq!(askers, identities.into_iter().collect());
+    }
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
     });
 }

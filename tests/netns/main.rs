@@ -2,9 +2,12 @@
 //! runs beside the others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod adopt;
 mod attach;
 mod clsact;
 mod cni;
 mod dns;
 mod lab;
+mod peer;
 mod traffic;
+mod trouble;

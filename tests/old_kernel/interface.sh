@@ -49,5 +49,19 @@ api /v1/decisions
 
 kill $enforcer; wait $enforcer || true
 ask fenced http://203.0.113.11/ || echo "still denied: $?"
+
+# The same, judged on the workload's side.
+echo 'settings: {delivery: Peer}' >>/tmp/host.yaml
+"$bin/nameward-enforcer" --feed unix:/run/nameward/feed --config /tmp/host.yaml --api unix:/run/nameward/api.sock &
+enforcer=$!
+tries=0
+until api /v1/endpoints 2>/dev/null | grep -q '"generation":2'; do
+    tries=$((tries + 1)); [ $tries -lt 300 ] || { echo "no rules: $(api /v1/endpoints)"; exit 1; }
+    sleep 0.2
+done
+echo arrivals: $(ip netns exec inside tc filter show dev eth0 ingress | grep -o 'pod_[a-z]*' | sort -u)
+for try in 1 2 3 4 5 6 7 8; do ask peer http://allowed.example/ && break; done
+kill $enforcer; wait $enforcer || true
 "$bin/nameward-enforcer" --remove
+echo left: $(ip netns exec inside tc filter show dev eth0 ingress | grep -o 'pod_[a-z]*' | sort -u)
 ask removed http://203.0.113.11/

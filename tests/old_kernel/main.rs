@@ -67,5 +67,8 @@ fn a_workload_behind_an_interface_is_fenced() {
     assert!(output.contains("denied address: 7"), "{output}");
     assert!(output.contains("\"reason\":\"no-match\""), "{output}");
     assert!(output.contains("still denied: 7"), "{output}");
+    assert!(output.contains("arrivals: pod_arrival"), "{output}");
+    assert!(output.contains("peer: 200"), "{output}");
+    assert!(output.lines().any(|line| line == "left:"), "{output}");
     assert!(output.contains("removed: 200"), "{output}");
 }

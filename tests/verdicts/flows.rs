@@ -466,3 +466,105 @@ fn icmp_errors_end_with_what_they_quote() {
     lab.switch(0, Mode::Enforce, flags::REJECT, 2);
     lab.sends(&error, DROP, Reason::IcmpError);
 }
+
+// Asymmetric paths: where answers pass us by, the workload's own acknowledgement shows them (promise 3).
+#[test]
+fn connections_whose_answers_take_another_way_are_established_all_the_same() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Syn), PASS, Reason::Name);
+    assert_eq!(lab.flows().0.len(), 0);
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+    let (established, fleeting) = lab.flows();
+    assert_eq!((established.len(), fleeting.len(), established[0].1.unseen), (1, 0, 1));
+    lab.grant(NAMED4, NAME_ID, 1);
+    lab.change_flows(|flow| flow.last_seen -= 3_600_000_000_000.min(BootNanos::now().0 / 2));
+    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+    // One that comes our way is noticed.
+    lab.receives(&tcp(SERVER, CLIENT, Flag::Ack), PASS, Reason::Flow);
+    assert_eq!(lab.flows().0[0].1.unseen, 0);
+    // A reset is no acknowledgement.
+    lab.grant(NAMED4, NAME_ID, BootNanos::now().0 + HOUR);
+    lab.sends(&tcp((OWN4, 2), SERVER, Flag::Syn), PASS, Reason::Name);
+    lab.sends(&tcp((OWN4, 2), SERVER, Flag::Rst), PASS, Reason::Flow);
+    assert_eq!(lab.flows().0.len(), 1);
+}
+
+// R2, R11: what was adopted asks for no rule, and stops at a deny.
+#[test]
+fn adopted_connections_end_with_a_deny_only() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let server = (UNKNOWN4, 9);
+    let key = nameward_abi::FlowKey {
+        local: address(OWN4),
+        remote: address(UNKNOWN4),
+        local_port: 40_000u16.to_be_bytes(),
+        remote_port: 9u16.to_be_bytes(),
+        protocol: TCP,
+        ..nameward_abi::FlowKey::default()
+    };
+    let flow = nameward_abi::Flow {
+        last_seen: BootNanos::now().0,
+        state: FlowState::Established as u8,
+        admitted_by: Reason::Adopted as u8,
+        ..nameward_abi::Flow::default()
+    };
+    lab.put_flow(nameward_abi::maps::FLOWS, key, flow);
+    lab.receives(&tcp(server, CLIENT, Flag::Ack), PASS, Reason::Flow);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), PASS, Reason::Adopted);
+    lab.switch(0, Mode::Enforce, flags::REJECT, 2);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), PASS, Reason::Adopted);
+    lab.cidr(UNKNOWN4, 32, 0, ANY, 0);
+    lab.switch(0, Mode::Enforce, flags::REJECT, 3);
+    lab.receives(&tcp(server, CLIENT, Flag::Ack), DROP, Reason::Inbound);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), REDIRECT, Reason::DeniedCidr);
+}
+
+// Promise 3: at ten thousand connections a second an answer may be two thousand connections late.
+#[test]
+fn short_connections_push_out_nobody_who_waits_for_an_answer() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(0, Mode::Enforce, flags::REJECT | flags::INBOUND_NONE, 1);
+    let slow: Vec<(&str, u16)> = (50_000..50_100).map(|port| (OWN4, port)).collect();
+    for client in &slow {
+        lab.sends(&tcp(*client, SERVER, Flag::Syn), PASS, Reason::Name);
+    }
+    for port in 1..2_000 {
+        let client = (OWN4, port);
+        lab.egress(&tcp(client, SERVER, Flag::Syn));
+        lab.run(programs::POD_INGRESS, &tcp(SERVER, client, Flag::SynAck), 0, 1);
+        lab.egress(&tcp(client, SERVER, Flag::Fin));
+        lab.run(programs::POD_INGRESS, &tcp(SERVER, client, Flag::Fin), 0, 1);
+    }
+    for client in slow {
+        lab.receives(&tcp(SERVER, client, Flag::SynAck), PASS, Reason::Flow);
+    }
+    assert_eq!(lab.flows().0.len(), 100);
+}
+
+// R1, R9: a workload that nothing isolates has flows, too, and a deny that comes later ends them.
+#[test]
+fn a_new_deny_ends_what_nothing_isolated() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.switch(0, Mode::NotIsolated, flags::REJECT, 1);
+    let server = (UNKNOWN4, 9);
+    lab.sends(&tcp(CLIENT, server, Flag::Syn), PASS, Reason::NotIsolated);
+    lab.receives(&tcp(server, CLIENT, Flag::SynAck), PASS, Reason::Flow);
+    lab.switch(0, Mode::NotIsolated, flags::REJECT, 2);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), PASS, Reason::Flow);
+    lab.cidr(UNKNOWN4, 32, 0, ANY, 0);
+    lab.switch(0, Mode::NotIsolated, flags::REJECT, 3);
+    lab.sends(&tcp(CLIENT, server, Flag::Ack), REDIRECT, Reason::DeniedCidr);
+    lab.sends(&tcp((OWN4, 2), server, Flag::Syn), REDIRECT, Reason::DeniedCidr);
+}

@@ -127,6 +127,11 @@ impl Lab {
         lab
     }
 
+    /// Loads a program that few tests need.
+    pub(crate) fn load(&mut self, name: &str) {
+        program(&mut self.ebpf, name).load().unwrap();
+    }
+
     /// Attaches to an interface of the calling thread's network namespace, until this is dropped.
     pub(crate) fn attach(&mut self, interface: &str) {
         let index = nix::net::if_::if_nametoindex(interface).unwrap();
@@ -326,7 +331,7 @@ impl Lab {
     }
 
     #[track_caller]
-    fn check(&mut self, name: &str, frame: &[u8], action: i32, reason: Reason) -> Run {
+    pub(crate) fn check(&mut self, name: &str, frame: &[u8], action: i32, reason: Reason) -> Run {
         let before = self.counters();
         let run = self.run(name, frame, 0, 1);
         let after = self.counters();

@@ -123,13 +123,43 @@ fn tagged_frames_are_not_ip() {
         return;
     }
     let mut lab = behind_interface(|| {
-        let mut frame = tcp((OWN4, 40_000), (NAMED4, 443), Flag::Syn);
-        frame.splice(12..12, [0x81, 0, 0, 5]);
-        send_frame("w", &frame);
+        let frame = tcp((OWN4, 40_000), (NAMED4, 443), Flag::Syn);
+        // A network, a priority alone, a provider's tag (IEEE 802.1ad), one tag in another.
+        for tags in [
+            &[0x81, 0, 0, 5][..],
+            &[0x81, 0, 0x20, 0],
+            &[0x88, 0xa8, 0, 5],
+            &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6],
+        ] {
+            let mut tagged = frame.clone();
+            tagged.splice(12..12, tags.iter().copied());
+            send_frame("w", &tagged);
+        }
         // Whatever follows on the wire comes after it.
         let server = SocketAddr::new(UNKNOWN4.parse().unwrap(), 443);
         TcpStream::connect_timeout(&server, Duration::from_secs(20)).unwrap_err();
     });
-    assert_eq!(lab.counters()[Reason::NotIp as usize].packets, 1);
+    assert_eq!(lab.counters()[Reason::NotIp as usize].packets, 4);
+    assert_eq!(lab.counters()[Reason::Name as usize].packets, 0);
+}
+
+/// Shorter than what a test run takes: frames that end within their IP header.
+// G5
+#[test]
+fn frames_that_end_anywhere_are_malformed() {
+    if !privileged() {
+        return;
+    }
+    const CUT: usize = 54 - 15 + 74 - 15;
+    let mut lab = behind_interface(|| {
+        let four = tcp((OWN4, 40_000), (NAMED4, 443), Flag::Syn);
+        let six = tcp((OWN6, 40_000), (NAMED6, 443), Flag::Syn);
+        for frame in [four, six] {
+            (15..frame.len()).for_each(|length| send_frame("w", &frame[..length]));
+        }
+        let server = SocketAddr::new(UNKNOWN4.parse().unwrap(), 443);
+        TcpStream::connect_timeout(&server, Duration::from_secs(20)).unwrap_err();
+    });
+    assert_eq!(lab.counters()[Reason::Malformed as usize].packets, CUT as u64);
     assert_eq!(lab.counters()[Reason::Name as usize].packets, 0);
 }

@@ -2,6 +2,7 @@
 //! every reason. The kernel runs the programs as they are loaded in production; only `live` involves interfaces.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod arrival;
 mod cost;
 mod dns;
 mod flows;

@@ -4,7 +4,7 @@ use nameward_abi::Reason;
 
 use crate::{
     lab::*,
-    packets::{Flag, L3, echo, raw, raw6, tcp, udp},
+    packets::{Flag, L3, echo, icmp_error, query, raw, raw6, tcp, udp},
 };
 
 /// A packet cut anywhere is malformed, however much of it is missing.
@@ -33,6 +33,63 @@ fn truncated_packets_are_malformed() {
         assert_eq!(lab.egress(&packet).action, PASS);
     }
     assert!(lab.flows().0.is_empty());
+}
+
+/// The same for what has more than one header, and for what the link needs.
+// G5
+#[test]
+fn nothing_that_is_cut_short_passes() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.port(24, 132, 443, WEB | ANY);
+    let question = udp((OWN4, 1), (NAMED4, 443), b"question");
+    assert_eq!(lab.egress(&question).action, PASS);
+    let answer = udp((NAMED4, 443), (OWN4, 1), b"an answer");
+    let discovery = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &address("2001:db8:1::1"), &[1, 1, 2, 0, 0, 0, 0, 2]];
+    let segment = tcp((OWN6, 1), (NAMED6, 443), Flag::Syn)[L3 + 40..].to_vec();
+    let packets = [
+        raw(OWN4, NAMED4, 132, &[156, 64, 1, 187, 0, 0, 0, 0, 0, 0, 0, 0]),
+        raw6(OWN6, NAMED6, 60, 64, &[&[6, 0, 1, 4, 0, 0, 0, 0], &segment[..]].concat()),
+        raw6(OWN6, NAMED6, 44, 64, &[&[6, 0, 0, 0, 0, 0, 0, 9], &segment[..]].concat()),
+        raw6(OWN6, "ff02::1:ff00:1", 58, 255, &discovery.concat()),
+        icmp_error(OWN4, NAMED4, &answer, 64),
+        udp((OWN4, 40_000), (UNKNOWN4, 53), &query(7)),
+    ];
+    for packet in packets {
+        let header = if packet[L3] == 0x45 { 20 } else { 40 };
+        for length in L3 + header..packet.len() {
+            lab.sends(&packet[..length], DROP, Reason::Malformed);
+        }
+        assert!([PASS, REDIRECT].contains(&lab.egress(&packet).action), "{packet:02x?}");
+    }
+}
+
+/// A quotation that ends before the ports says nothing about a flow, whatever the lengths around it say.
+// B24
+#[test]
+fn quotations_are_whole_or_about_nothing() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    for (own, named, needed) in [(OWN4, NAMED4, 28), (OWN6, NAMED6, 48)] {
+        let sent = udp((own, 40_000), (named, 443), b"question");
+        assert_eq!(lab.egress(&sent).action, PASS);
+        for octets in 0..needed {
+            lab.receives(&icmp_error(named, own, &sent, octets), DROP, Reason::IcmpError);
+        }
+        lab.receives(&icmp_error(named, own, &sent, needed), PASS, Reason::Related);
+        // A quoted fragment, and quoted options or extension headers, are not looked behind.
+        let mut odd = sent.clone();
+        if own == OWN4 {
+            odd[L3 + 7] = 8;
+        } else {
+            odd[L3 + 6] = 60;
+        }
+        lab.receives(&icmp_error(named, own, &odd, 64), DROP, Reason::IcmpError);
+    }
 }
 
 /// IPv6 where the frame says IPv4, and the other way round; the first is too short for its header as well.

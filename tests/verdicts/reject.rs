@@ -137,3 +137,21 @@ fn answers_are_limited_and_never_go_to_groups() {
     let answered = (0..10).filter(|_| lab.egress(&frame).action == REDIRECT).count();
     assert!((3..=6).contains(&answered), "{answered}"); // a second may end meanwhile
 }
+
+/// What is refused before anybody looked at its source: ICMP in IPv6, ICMPv6 in IPv4.
+// G6
+#[test]
+fn nobody_is_told_whose_address_is_forged() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let echo = [8, 0, 0, 0, 0, 1, 0, 1];
+    for (own, forged, unknown, protocol) in
+        [(OWN6, "2001:db8:1::3", UNKNOWN6, 1), (OWN4, "10.0.0.3", UNKNOWN4, 58)]
+    {
+        lab.sends(&crate::packets::raw(own, unknown, protocol, &echo), REDIRECT, Reason::Protocol);
+        lab.sends(&crate::packets::raw(forged, unknown, protocol, &echo), DROP, Reason::Protocol);
+        lab.sends(&tcp((forged, 1), (unknown, 443), Flag::Syn), DROP, Reason::SpoofedSource);
+    }
+}

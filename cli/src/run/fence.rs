@@ -119,7 +119,8 @@ impl Fence {
 }
 
 fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
-    let host = HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()), clsact: false };
+    let host =
+        HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()), ..HostOptions::default() };
     let enforcer = Enforcer::open(EnforcerOptions { host, ..EnforcerOptions::default() })?;
     enforcer.apply_endpoint(EndpointConfig {
         uid: SANDBOX.into(),

@@ -68,6 +68,7 @@ pub(super) fn settings() -> Value {
         "failurePolicy": word(&["Static", "Closed"]),
         "inbound": word(&["All", "Cluster", "None"]),
         "adopt": word(&["Keep", "Cut"]),
+        "delivery": word(&["Host", "Peer"]),
         "dns": fields(json!({
             "filter": truth,
             "answer": word(&["NxDomain", "Refused"]),
@@ -156,6 +157,7 @@ mod tests {
             ("failurePolicy", &["Static", "Closed"]),
             ("inbound", &["All", "Cluster", "None"]),
             ("adopt", &["Keep", "Cut"]),
+            ("delivery", &["Host", "Peer"]),
         ] {
             let schema = settings();
             assert_eq!(schema["properties"][field]["enum"], json!(words));

@@ -47,7 +47,7 @@ fn packet_labels<'a>(uid: &'a str, reason: &'a str) -> [(&'a str, &'a str); 3] {
 type OfEndpoint = fn(&EndpointStatus) -> u64;
 
 fn of_endpoints(page: &mut Page, endpoints: &[EndpointStatus]) {
-    let families: [(&str, Kind, &str, OfEndpoint); 7] = [
+    let families: [(&str, Kind, &str, OfEndpoint); 9] = [
         (
             "nameward_endpoint_generation",
             Kind::Gauge,
@@ -60,12 +60,24 @@ fn of_endpoints(page: &mut Page, endpoints: &[EndpointStatus]) {
         ("nameward_endpoint_problem", Kind::Gauge, "1 while the endpoint is not as wanted", |one| {
             u64::from(one.problem.is_some())
         }),
+        (
+            "nameward_endpoint_not_covered",
+            Kind::Gauge,
+            "Ways around the endpoint's fence that are known; `/v1/endpoints` names them",
+            |one| one.not_covered.len() as u64,
+        ),
         ("nameward_bound_names", Kind::Gauge, "Names with an address that new connections may use", |one| {
             one.live_names as u64
         }),
         ("nameward_bound_addresses", Kind::Gauge, "Addresses of names that new connections may use", |one| {
             one.live_addresses as u64
         }),
+        (
+            "nameward_adopted_connections",
+            Kind::Gauge,
+            "Connections from before the workload was isolated that go on although no rule allows them",
+            |one| one.adopted.len() as u64,
+        ),
         ("nameward_events_lost_total", Kind::Counter, "Events that the endpoint's budget kept back", |one| {
             one.lost_events
         }),
@@ -91,6 +103,14 @@ fn of_node(page: &mut Page, enforcer: &Enforcer, endpoints: usize) {
     page.family("nameward_decisions_total", Kind::Counter, "Decisions told in log, API and stream");
     page.sample(&[("verdict", "deny")], counts.denied);
     page.sample(&[("verdict", "other")], counts.told.saturating_sub(counts.denied));
+    page.family(
+        "nameward_failures_total",
+        Kind::Counter,
+        "Failures to attach endpoints or to keep them attached, by what went wrong; they are tried again",
+    );
+    for (kind, count) in enforcer.failures() {
+        page.sample(&[("kind", kind)], count);
+    }
     page.family("nameward_events_orphaned_total", Kind::Counter, "Events whose endpoint had been removed");
     page.sample(&[], counts.orphaned);
     if let Some(age) = enforcer.heartbeat_age() {

@@ -1,15 +1,19 @@
 //! Rules in, names in, kernel written: in an order that keeps the promises at every step.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
 use nameward_policy::{
-    Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants, Inbound,
-    KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, RuleSet, Settings, explain,
+    Admission, Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants,
+    Inbound, KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, QueryDecision, RuleSet, Settings,
+    explain,
 };
 use thiserror::Error;
 
-use super::journal::{Entry, Journal};
+use super::{
+    adopted::{self, AdoptedConnections},
+    journal::{Entry, Journal},
+};
 use crate::{
     GrantRequest, Granted, Refused,
     grants::switch::{self, Target},
@@ -41,6 +45,10 @@ pub struct Endpoint<S> {
     pub(super) word: Option<Switch>,
     /// Flags of the switch that come from the interface, not from settings.
     link_flags: u64,
+    /// Rules have isolated the workload at some time (R11).
+    pub(super) isolated_before: bool,
+    pub(super) adopted: AdoptedConnections,
+    pub(super) unseen_answers: usize,
 }
 
 impl<S: KernelStore> Endpoint<S> {
@@ -58,7 +66,8 @@ impl<S: KernelStore> Endpoint<S> {
         let observed = store.observe()?;
         let mut in_kernel: BTreeSet<u32> = observed.admitted.keys().copied().collect();
         in_kernel.extend(observed.allow.values().map(|allow| allow.admitted_id));
-        in_kernel.extend(store.flows()?.iter().map(|(_, flow)| flow.admitted_id));
+        let flows = store.flows()?;
+        in_kernel.extend(flows.iter().map(|(_, flow)| flow.admitted_id));
         let mut bindings = Bindings::new(limits);
         let mut sets = Vec::new();
         for entry in known {
@@ -70,6 +79,7 @@ impl<S: KernelStore> Endpoint<S> {
         }
         let grants = Grants::restore(&sets, &in_kernel);
         let generation = observed.switch.generation();
+        let isolates = observed.switch.mode() == Mode::Enforce;
         Ok(Self {
             store,
             bindings,
@@ -80,6 +90,9 @@ impl<S: KernelStore> Endpoint<S> {
             generation,
             word: None,
             link_flags,
+            isolated_before: isolates || observed.switch.has(flags::ISOLATED_BEFORE),
+            adopted: adopted::found(&flows),
+            unseen_answers: 0,
         })
     }
 
@@ -113,6 +126,11 @@ impl<S: KernelStore> Endpoint<S> {
         &self.store
     }
 
+    /// Live connections whose answers no program has seen, as of the last upkeep.
+    pub(crate) fn unseen_answers(&self) -> usize {
+        self.unseen_answers
+    }
+
     /// Repairs of map contents so far.
     pub fn drift_repairs(&self) -> u64 {
         self.drift_repairs
@@ -126,13 +144,17 @@ impl<S: KernelStore> Endpoint<S> {
     pub fn apply(&mut self, rules: Arc<RuleSet>, now: BootTime) -> Result<u32, EndpointError> {
         let generation = self.next_generation();
         self.bindings.set_limits(rules.settings.limits);
+        self.bindings.retain(|name, address| may_keep(&rules, name, address));
         let mut observed = self.store.observe()?;
         let before = self.known_ids();
         let desired = self.grants.desired(&rules, &self.bindings, now);
         self.note_ids(&before)?;
         self.admit_fresh_ids(&desired, &mut observed)?;
         let target = Target::new(&rules.kernel, desired.admitted);
-        let word = |slot| Switch::new(slot, mode(rules.kernel.mode), self.flags(&rules.settings), generation);
+        let isolated = self.isolated_before || rules.kernel.mode == KernelMode::Enforce;
+        let once = if isolated { flags::ISOLATED_BEFORE } else { 0 };
+        let bits = self.flags(&rules.settings) | once;
+        let word = |slot| Switch::new(slot, mode(rules.kernel.mode), bits, generation);
         let plan = switch::plan(&observed, &target, word);
         for write in &plan.prepare {
             self.store.write(write)?;
@@ -146,6 +168,7 @@ impl<S: KernelStore> Endpoint<S> {
         self.store.write(&MapWrite::Switch(plan.switch))?;
         self.word = Some(plan.switch);
         self.generation = generation;
+        self.isolated_before = isolated;
         self.rules = Some(rules);
         for write in &plan.clean {
             if let Err(error) = self.store.write(write) {
@@ -164,7 +187,7 @@ impl<S: KernelStore> Endpoint<S> {
         let (name, chain) = self.admit(request)?;
         let first = self
             .bindings
-            .record(&name, &chain, &request.addresses, request.grace, now)
+            .record(&name, &chain, &request.addresses, self.grace(request), now)
             .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
         let written = self.write_name(&name, request.addresses.iter().map(|(address, _)| *address), now);
         written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
@@ -200,6 +223,13 @@ impl<S: KernelStore> Endpoint<S> {
         }
     }
 
+    /// How long the addresses outlive their TTL. What is observed gets what rules that do not say would give (R11).
+    fn grace(&self, request: &GrantRequest) -> Duration {
+        let observed = |rules: &&Arc<RuleSet>| rules.kernel.mode == KernelMode::NotIsolated;
+        let rules = self.rules.as_ref().filter(observed);
+        rules.map_or(request.grace, |rules| request.grace.max(rules.settings.grace.of(None)))
+    }
+
     fn admit(&self, request: &GrantRequest) -> Result<(Name, Vec<Name>), Refused> {
         let not_allowed = || Refused::NotAllowed { name: request.name.clone() };
         if request.generation != self.generation {
@@ -207,8 +237,9 @@ impl<S: KernelStore> Endpoint<S> {
         }
         let rules = self.rules.as_ref().ok_or_else(not_allowed)?;
         let name = Name::parse(&request.name).map_err(|_| not_allowed())?;
-        // Where nothing is denied, a name without rules is kept for what is told of packets (R6, G8): it opens no port.
-        if rules.classes_of(&name) == 0 && rules.kernel.mode != KernelMode::Audit {
+        // Where nothing is denied, a name without rules is kept for what is told of packets (R6, G8) and for rules to come
+        // (R11): it opens no port.
+        if rules.classes_of(&name) == 0 && rules.kernel.mode == KernelMode::Enforce {
             return Err(not_allowed());
         }
         // Aliases are for explanations only: one that is no name is left out.
@@ -302,6 +333,18 @@ impl<S: KernelStore> Endpoint<S> {
             Inbound::None => flags::INBOUND_NONE,
         };
         reject | closed | inbound | self.link_flags
+    }
+}
+
+/// Whether an address may stay under a name (A3): what was recorded while nothing was denied, or under other rules, was
+/// not asked this.
+fn may_keep(rules: &RuleSet, name: &Name, address: IpAddr) -> bool {
+    match rules.dns.decide(name) {
+        QueryDecision::Allowed(rule) => rules.dns.admission(&rule, address) == Admission::Grant,
+        QueryDecision::Unfiltered { .. }
+        | QueryDecision::SearchExpansion
+        | QueryDecision::Filtered { .. }
+        | QueryDecision::Denied { .. } => true,
     }
 }
 

@@ -321,3 +321,31 @@ fn a_restart_goes_on_with_names_ids_and_generation() {
     assert!(!path.exists());
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+// A3, R11: what was recorded while nothing was denied was not asked whether it may be granted
+#[test]
+fn what_was_observed_is_asked_again_when_rules_come() {
+    let mut endpoint = Endpoint::new(MemoryStore::default(), Limits::default(), None, &[], 0).unwrap();
+    let (ranges, time) = (ClusterRanges::default(), jiff::Timestamp::UNIX_EPOCH);
+    let none = RuleSet::compile(Isolation::NotIsolated, &[], &Settings::default(), &ranges, time);
+    endpoint.apply(Arc::new(none.unwrap()), NOW).unwrap();
+    let addresses = ["198.51.100.7", "169.254.169.254", "10.0.0.9", "2001:db8::7"];
+    let observed = GrantRequest { grace: Duration::ZERO, ..request("example.com", &addresses, 1) };
+    let granted = endpoint.grant(&observed, NOW).unwrap();
+    assert_eq!(granted.usable_for, Duration::from_secs(660), "kept as a rule's name would be");
+    assert!(addresses.iter().all(|address| entry(&endpoint, address).is_some()));
+    assert!(!endpoint.isolated_before);
+    let isolating = rules(&[("example.com", HTTPS)], Settings::default());
+    assert!(endpoint.isolates_first(&isolating));
+    endpoint.apply(Arc::clone(&isolating), NOW).unwrap();
+    endpoint.upkeep(NOW).unwrap();
+    let kept: Vec<_> = addresses.into_iter().filter(|address| entry(&endpoint, address).is_some()).collect();
+    assert_eq!(kept, ["198.51.100.7", "2001:db8::7"]);
+    // Once isolated, never again for the first time, also for the next process.
+    assert!(!endpoint.isolates_first(&isolating));
+    let none = RuleSet::compile(Isolation::NotIsolated, &[], &Settings::default(), &ranges, time);
+    endpoint.apply(Arc::new(none.unwrap()), NOW).unwrap();
+    let store = MemoryStore { observed: endpoint.store.observed.clone(), ..MemoryStore::default() };
+    let next = Endpoint::new(store, Limits::default(), None, &[], 0).unwrap();
+    assert!(!next.isolates_first(&isolating));
+}

@@ -2,9 +2,11 @@
 //!
 //! Knows no resolver, no other endpoint, and asks no clock: time is an argument.
 
+mod adopted;
 mod endpoint;
 pub(crate) mod journal;
 mod upkeep;
 
+pub use adopted::AdoptedConnection;
 pub(crate) use endpoint::chain_text;
 pub use endpoint::{Endpoint, EndpointError};

@@ -46,6 +46,8 @@ impl<S: KernelStore> Endpoint<S> {
         for (key, _) in dead.iter().filter(|(_, flow)| flow.state == FlowState::Established as u8) {
             self.store.write(&MapWrite::ForgetFlow(*key))?;
         }
+        self.forget_ended(&live);
+        self.unseen_answers = live.iter().filter(|(_, flow)| flow.unseen != 0).count();
         let mut changed = false;
         for (address, used) in last_uses(&observed.allow, &live, now) {
             changed |= self.bindings.touch(address, used);

@@ -13,6 +13,7 @@ use std::{
 
 use nameward_abi::{DnsRedirect, Identity as AnswersTo, flags};
 use nameward_feed::{Identity, sockets::DnsSocket};
+use nameward_policy::Delivery;
 
 use super::{EndpointConfig, Enforcer, EnforcerError, Guarded};
 use crate::{
@@ -58,6 +59,7 @@ impl Enforcer {
                 ..MapSizes::default()
             },
             allow_host: config.allow_host,
+            arrivals: config.settings.delivery == Delivery::Peer,
             ..EndpointSpec::new(&*uid, config.attachment.clone())
         };
         let store = self.0.host.attach(&spec)?;
@@ -74,6 +76,7 @@ impl Enforcer {
             listeners,
             endpoint,
             trouble: Mutex::default(),
+            gaps: Mutex::default(),
             is_retired: AtomicBool::new(false),
         };
         self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(guarded));

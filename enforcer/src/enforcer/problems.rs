@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use super::{EndpointConfig, Enforcer, EnforcerError};
@@ -42,9 +42,30 @@ impl Problems {
     }
 }
 
+/// How often what went wrong, by its word.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Failures {
+    pub(super) fn count(&self, word: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(word).or_default() += 1;
+    }
+
+    /// A copy.
+    pub(super) fn all(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Enforcer {
+    /// How often attaching, or keeping what is attached, failed since the process began, by what went wrong.
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.0.failures.all()
+    }
+
     /// Shows an endpoint that could not be made as wanted.
     pub fn note_problem(&self, config: &EndpointConfig, error: &EnforcerError) {
+        self.0.failures.count(error.word());
         self.0.problems.note(config, chain_text(error));
     }
 

@@ -116,9 +116,9 @@ impl Enforcer {
     /// Attaches anew where the place was made anew; tells where it is gone.
     fn keep_place(&self, guarded: &Guarded) {
         match guarded.is_elsewhere() {
-            Ok(false) => guarded.note_trouble(None),
+            Ok(false) => guarded.note_trouble(None, &self.0.failures),
             Ok(true) => self.keep_first(guarded),
-            Err(error) => guarded.note_trouble(Some(&error)),
+            Err(error) => guarded.note_trouble(Some(&error), &self.0.failures),
         }
     }
 
@@ -173,7 +173,7 @@ impl Enforcer {
             Attachment::Cgroup { .. } => guarded.is_elsewhere().map(|elsewhere| !elsewhere),
         };
         let kept = is_right.and_then(|is_right| if is_right { Ok(()) } else { self.attach_again(guarded) });
-        guarded.note_trouble(kept.err().as_ref());
+        guarded.note_trouble(kept.err().as_ref(), &self.0.failures);
     }
 
     fn attach_again(&self, guarded: &Guarded) -> Result<(), KernelError> {
@@ -192,6 +192,7 @@ impl Enforcer {
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
+            guarded.look_for_gaps();
             let has_drifted = guarded.current().is_some_and(|mut endpoint| {
                 endpoint.has_drifted(now()).unwrap_or_else(|error| {
                     tracing::warn!(endpoint = &*guarded.config.uid, %error, "the kernel's tables cannot be compared");
@@ -221,6 +222,7 @@ impl Enforcer {
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
+            guarded.look_for_gaps();
             look_after(&guarded, true);
         }
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{Enforcer, EnforcerError, Guarded, now, problems::Problem};
 use crate::{
     GrantRequest, Granted, Refused,
+    endpoints::AdoptedConnection,
     feed_client::{Backend, BindingView, EndpointView},
     kernel::{Attachment, BootNanos},
 };
@@ -43,12 +44,18 @@ pub struct EndpointStatus {
     /// What is wrong with it; it is tried again by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What its fence does not hold, and why; absent when it holds everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_covered: Vec<String>,
     /// Packets and bytes by reason; reasons that never came are left out.
     pub counters: BTreeMap<&'static str, Counts>,
     /// Events that were kept back.
     pub lost_events: u64,
     /// Repairs of map contents that were not what they should have been.
     pub drift_repairs: u64,
+    /// Connections from before rules first isolated it, which go on until they end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<AdoptedConnection>,
 }
 
 /// Which name gave which addresses to whom, and until when.
@@ -219,6 +226,8 @@ fn absent(problem: Problem) -> EndpointStatus {
         counters: BTreeMap::new(),
         lost_events: 0,
         drift_repairs: 0,
+        adopted: Vec::new(),
+        not_covered: Vec::new(),
         attachment: attachment(&problem.config.attachment),
         uid: problem.config.uid,
         name: problem.config.name,
@@ -256,6 +265,8 @@ fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus,
             .collect(),
         lost_events: endpoint.store().lost_events()?,
         drift_repairs: endpoint.drift_repairs(),
+        adopted: endpoint.adopted(),
+        not_covered: guarded.not_covered(endpoint.unseen_answers()),
     })
 }
 

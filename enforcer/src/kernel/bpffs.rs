@@ -48,7 +48,11 @@ impl Folder {
         if !is_bpffs(bpffs) {
             return Err(KernelError::NoBpffs { path: bpffs.into() });
         }
-        let path = instance_path(bpffs, instance).join(nameward_abi::LAYOUT);
+        let root = instance_path(bpffs, instance);
+        if let Some(path) = newer_layout(&root) {
+            return Err(KernelError::NewerLayout { path });
+        }
+        let path = root.join(nameward_abi::LAYOUT);
         fs::create_dir_all(path.join("endpoints")).map_err(|e| KernelError::file("create", &path, e))?;
         let directory = File::open(&path).map_err(|e| KernelError::file("open", &path, e))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
@@ -99,6 +103,16 @@ pub(super) fn abandoned(bpffs: &Path, prefix: &str) -> Vec<String> {
         .filter(|name| name.starts_with(prefix) && name != nameward_abi::LAYOUT)
         .filter(|name| Folder::open(bpffs, Some(name)).is_ok())
         .collect()
+}
+
+/// The folder of a layout that is newer than ours. Folders of other instances have no endpoints themselves.
+fn newer_layout(root: &Path) -> Option<PathBuf> {
+    let number = |name: &str| name.strip_prefix('v')?.parse::<u32>().ok();
+    let ours = number(nameward_abi::LAYOUT)?;
+    let folders = fs::read_dir(root).ok()?.flatten().map(|entry| entry.path());
+    folders
+        .filter(|path| path.file_name().and_then(|name| number(name.to_str()?)).is_some_and(|it| it > ours))
+        .find(|path| path.join("endpoints").is_dir())
 }
 
 /// Removes a folder and the pins in it; links go first, so that no program is left with half of its pins.

@@ -139,9 +139,7 @@ impl OwnCgroup {
     /// # Errors
     /// [`KernelError::File`].
     pub fn is_populated(&self) -> Result<bool, KernelError> {
-        let events = self.path.join("cgroup.events");
-        let text = fs::read_to_string(&events).map_err(|error| KernelError::file("read", events, error))?;
-        Ok(text.lines().any(|line| line == "populated 1"))
+        is_populated(&self.path)
     }
 
     /// Kills every process in it and below. They are gone when [`is_populated`](Self::is_populated) says so.
@@ -160,6 +158,16 @@ impl Drop for OwnCgroup {
             tracing::warn!(cgroup = %self.path.display(), %error, "cannot remove the cgroup");
         }
     }
+}
+
+/// Whether a process is in a cgroup or below.
+///
+/// # Errors
+/// [`KernelError::File`].
+pub fn is_populated(path: &Path) -> Result<bool, KernelError> {
+    let events = path.join("cgroup.events");
+    let text = fs::read_to_string(&events).map_err(|error| KernelError::file("read", events, error))?;
+    Ok(text.lines().any(|line| line == "populated 1"))
 }
 
 /// Removes cgroups below the root of the tree whose names start with `prefix` and that hold no process.
@@ -252,8 +260,7 @@ struct Hook<'a> {
 
 impl Hook<'_> {
     fn failed(&self, operation: &'static str, source: ProgramError) -> KernelError {
-        let target = format!("at cgroup {}", self.path.display());
-        KernelError::Program { operation, program: self.name.into(), target, source: source.into() }
+        KernelError::program(operation, self.name, format!("at cgroup {}", self.path.display()), source)
     }
 
     fn attach_or_replace(&self, program: &mut Program, pin: &Path) -> Result<(), KernelError> {

@@ -147,10 +147,5 @@ fn is_absent(error: &ProgramError) -> bool {
 }
 
 fn error(operation: &'static str, program: &str, interface: &str) -> impl Fn(ProgramError) -> KernelError {
-    move |source| KernelError::Program {
-        operation,
-        program: program.into(),
-        target: format!("at interface {interface}"),
-        source: source.into(),
-    }
+    move |source| KernelError::program(operation, program, format!("at interface {interface}"), source)
 }

@@ -101,6 +101,9 @@ pub struct EndpointSpec {
     pub rejects_per_second: u32,
     /// Take an interface of a default route or the root cgroup nevertheless.
     pub allow_host: bool,
+    /// Interfaces: what reaches the workload is judged on its own side of the pair, because the CNI delivers past the
+    /// host's side.
+    pub arrivals: bool,
 }
 
 impl EndpointSpec {
@@ -115,7 +118,12 @@ impl EndpointSpec {
             events_per_second: 100,
             rejects_per_second: 1_000,
             allow_host: false,
+            arrivals: false,
         }
+    }
+
+    fn arrivals(&self) -> bool {
+        self.arrivals && matches!(self.attachment, Attachment::Interface { .. })
     }
 }
 
@@ -159,6 +167,7 @@ impl KernelEndpoint {
     /// Attaches to what `spec` names, or adopts what is attached already: maps as they are, programs replaced in
     /// their links, links that were severed made anew. Until rules come, everything is denied `no-policy-yet`.
     pub(super) fn attach(
+        object: &[u8],
         folder: &Folder,
         spec: &EndpointSpec,
         number: u64,
@@ -167,7 +176,7 @@ impl KernelEndpoint {
     ) -> Result<Self, KernelError> {
         let target = Target::resolve(spec)?;
         let pins = folder.endpoint(&spec.uid)?;
-        let mut ebpf = instance::load(folder, &pins, &spec.sizes)?;
+        let mut ebpf = instance::load(folder, &pins, &spec.sizes, object)?;
         let mut endpoint = Self { uid: spec.uid.clone(), number, maps: Maps::open(&pins)? };
         let before = endpoint.config()?;
         if before.endpoint_id != 0 {
@@ -177,8 +186,17 @@ impl KernelEndpoint {
             remove_links(&pins)?;
             interface::remove_filters(before.ifindex, &pins)?;
         }
-        endpoint.write_config(&target.configuration(spec, endpoint.number, &before)?)?;
+        let config = target.configuration(spec, endpoint.number, &before)?;
+        // The host's side judges until the workload's side does.
+        let judged_here = Config { arrivals: 0, ..config };
+        let keeps = before.arrivals != 0 && config.arrivals != 0 && target.same_place(&before);
+        endpoint.write_config(if keeps { &config } else { &judged_here })?;
         target.attach(&mut ebpf, &pins, links, hooks)?;
+        match spec.arrivals() {
+            true => target.attach_arrivals(&mut ebpf, &pins, links, hooks)?,
+            false => interface::detach_arrivals(target.interface(), &pins)?,
+        }
+        endpoint.write_config(&config)?;
         Ok(endpoint)
     }
 
@@ -335,6 +353,10 @@ impl KernelStore for KernelEndpoint {
                 let config = Config { switch: switch.0, ..self.config()? };
                 self.write_config(&config)
             }
+            MapWrite::KeepFlow(key, flow) => {
+                own.flows.insert(key, flow, 0).map_err(KernelError::map("write to", maps::FLOWS))?;
+                gone(own.fleeting.remove(&key), maps::FLEETING)
+            }
             MapWrite::ForgetFlow(key) => {
                 gone(own.flows.remove(&key), maps::FLOWS)?;
                 gone(own.fleeting.remove(&key), maps::FLEETING)
@@ -465,7 +487,10 @@ impl<'a> Target<'a> {
             *own = address_bytes(*address);
         }
         match self {
-            Self::Interface { index, .. } => config.ifindex = *index,
+            Self::Interface { index, .. } => {
+                config.ifindex = *index;
+                config.arrivals = u8::from(spec.arrivals());
+            }
             Self::Cgroup { place, netns_cookie, .. } => {
                 config.cgroup_id = place.id;
                 config.cgroup_level = place.level;
@@ -479,6 +504,26 @@ impl<'a> Target<'a> {
         match self {
             Self::Interface { name, .. } => interface::attach(ebpf, name, pins, links, hooks),
             Self::Cgroup { path, .. } => cgroup::attach(ebpf, path, pins),
+        }
+    }
+
+    fn attach_arrivals(
+        &self,
+        ebpf: &mut Ebpf,
+        pins: &Path,
+        links: Links,
+        hooks: Hooks,
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Interface { name, .. } => interface::attach_arrivals(ebpf, name, pins, links, hooks),
+            Self::Cgroup { .. } => Ok(()),
+        }
+    }
+
+    fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Interface { name, .. } => Some(name),
+            Self::Cgroup { .. } => None,
         }
     }
 }

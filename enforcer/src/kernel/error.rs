@@ -67,6 +67,28 @@ pub enum KernelError {
         /// Cause; boxed, because it is the largest of all.
         source: Box<aya::programs::ProgramError>,
     },
+    /// The kernel's verifier does not accept a program.
+    #[error("kernel {kernel} refuses program {program} {target}, please report this: {log}")]
+    Refused {
+        /// As `uname -r` says it.
+        kernel: String,
+        /// Which program.
+        program: String,
+        /// Where it was to be attached.
+        target: String,
+        /// The end of the verifier's log, on one line.
+        log: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Pins that a newer version has made.
+    #[error(
+        "{path} was made by a newer version of nameward, whose programs go on: start that version, or take them away with its `nameward-enforcer --remove`"
+    )]
+    NewerLayout {
+        /// Folder of its pins.
+        path: PathBuf,
+    },
     /// A link could not be pinned, opened or replaced.
     #[error("cannot {operation} link {path}")]
     Link {
@@ -90,6 +112,14 @@ pub enum KernelError {
     /// An interface that does not exist in this network namespace.
     #[error("there is no interface {name} in this network namespace: check `ip link`")]
     NoInterface {
+        /// Its name.
+        name: String,
+    },
+    /// The workload's side of an interface cannot be found.
+    #[error(
+        "no network namespace is known at the other end of interface {name}: `delivery: Peer` needs a veth pair whose other end is in the workload's"
+    )]
+    NoFarEnd {
         /// Its name.
         name: String,
     },
@@ -131,7 +161,51 @@ pub enum KernelError {
     },
 }
 
+/// Octets of a verifier's log that are told.
+const LOG_END: usize = 800;
+
 impl KernelError {
+    /// A program that could not be loaded or attached; `target` says where.
+    pub(super) fn program(
+        operation: &'static str,
+        program: &str,
+        target: String,
+        source: aya::programs::ProgramError,
+    ) -> Self {
+        let program = program.to_owned();
+        match source {
+            aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
+                let kernel = super::host::release().unwrap_or_else(|_| String::from("of unknown version"));
+                let log = end_of(&verifier_log.to_string());
+                Self::Refused { kernel, program, target, log, source: io_error }
+            }
+            source => Self::Program { operation, program, target, source: source.into() },
+        }
+    }
+
+    /// What went wrong, in one word: for counters.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::NotRoot => "privileges",
+            Self::KernelTooOld { .. } => "kernel-version",
+            Self::NoBpffs { .. } => "bpffs",
+            Self::InstanceBusy { .. } => "busy",
+            Self::File { .. } => "file",
+            Self::Load(_) => "object",
+            Self::Missing { .. } => "object",
+            Self::Program { .. } => "program",
+            Self::Refused { .. } => "verifier",
+            Self::NewerLayout { .. } => "layout",
+            Self::Link { .. } => "link",
+            Self::Map { .. } => "map",
+            Self::NoInterface { .. } => "interface",
+            Self::NoFarEnd { .. } => "far-end",
+            Self::DefaultRoute { .. } | Self::RootCgroup { .. } => "host",
+            Self::NotCgroup { .. } => "cgroup",
+            Self::TooManyAddresses { .. } | Self::BadUid { .. } => "configuration",
+        }
+    }
+
     /// Whether a map had no room.
     pub fn is_full(&self) -> bool {
         match self {
@@ -151,5 +225,32 @@ impl KernelError {
         map: &'static str,
     ) -> impl FnOnce(aya::maps::MapError) -> Self {
         move |source| Self::Map { operation, map, source }
+    }
+}
+
+/// The last lines of a log as one.
+fn end_of(log: &str) -> String {
+    let mut lines = Vec::new();
+    let mut left = LOG_END;
+    for line in log.lines().rev().map(str::trim).filter(|line| !line.is_empty()) {
+        let Some(after) = left.checked_sub(line.len()) else { break };
+        left = after;
+        lines.push(line);
+    }
+    lines.reverse();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_told_on_one_line() {
+        let log =
+            format!("{}\n5: (79) r1 = *(u64 *)(r10 +8)\n\ninvalid read from stack\n", "noise\n".repeat(400));
+        let end = end_of(&log);
+        assert!(end.ends_with("5: (79) r1 = *(u64 *)(r10 +8); invalid read from stack"), "{end}");
+        assert!(end.len() < 2 * LOG_END);
     }
 }

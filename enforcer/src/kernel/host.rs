@@ -19,6 +19,7 @@ use super::{
     endpoint::{self, address_bytes, open},
     instance,
     interface::{self, Hooks, Links, Order, interface_index},
+    object::OBJECT,
 };
 
 /// Where an instance keeps its pins.
@@ -30,11 +31,23 @@ pub struct HostOptions {
     pub instance: Option<String>,
     /// Attach to interfaces as kernels before 6.6 do, also on newer ones.
     pub clsact: bool,
+    /// The kernel programs; others than those compiled in are for tests.
+    pub object: KernelObject,
+}
+
+/// An object file with the kernel programs.
+#[derive(Clone, Copy)]
+pub struct KernelObject(pub &'static [u8]);
+
+impl fmt::Debug for KernelObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KernelObject({} octets)", self.0.len())
+    }
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { bpffs: "/sys/fs/bpf".into(), instance: None, clsact: false }
+        Self { bpffs: "/sys/fs/bpf".into(), instance: None, clsact: false, object: KernelObject(OBJECT) }
     }
 }
 
@@ -45,6 +58,7 @@ pub struct Host {
     heartbeat: Mutex<Array<MapData, u64>>,
     identities: Mutex<HashMap<MapData, Address, Identity>>,
     last_number: AtomicU64,
+    object: &'static [u8],
 }
 
 impl fmt::Debug for Host {
@@ -62,7 +76,7 @@ impl Host {
         check_privileges()?;
         check_kernel(6, 1, "6.1", "the kernel programs")?;
         let folder = Folder::open(&options.bpffs, options.instance.as_deref())?;
-        let shared = instance::load_shared(&folder)?;
+        let shared = instance::load_shared(&folder, options.object.0)?;
         drop(shared); // what matters is pinned now
         let host = Self {
             heartbeat: Mutex::new(open(folder.root(), maps::HEARTBEAT)?),
@@ -70,6 +84,7 @@ impl Host {
             last_number: AtomicU64::new(0),
             hooks: if options.clsact || !kernel_is(6, 6)? { Hooks::Clsact } else { Hooks::Tcx },
             folder,
+            object: options.object.0,
         };
         for uid in host.endpoints()? {
             if let Ok(endpoint) = KernelEndpoint::open(&host.folder, &uid) {
@@ -95,7 +110,8 @@ impl Host {
         let pins = self.folder.endpoint(&spec.uid)?;
         let known = pins.exists();
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let attached = KernelEndpoint::attach(&self.folder, spec, number, Links::TakeUp, self.hooks);
+        let attached =
+            KernelEndpoint::attach(self.object, &self.folder, spec, number, Links::TakeUp, self.hooks);
         if attached.is_err() && !known {
             remove_endpoint(&pins)?;
         }
@@ -108,7 +124,8 @@ impl Host {
     /// [`KernelError::NoInterface`], [`KernelError::Program`], [`KernelError::Link`].
     pub fn order(&self, uid: &str, interface: &str) -> Result<Order, KernelError> {
         interface_index(interface)?;
-        interface::order(interface, &self.folder.endpoint(uid)?, self.hooks)
+        let arrivals = self.open_endpoint(uid)?.config()?.arrivals != 0;
+        interface::order(interface, &self.folder.endpoint(uid)?, self.hooks, arrivals)
     }
 
     /// Puts the programs of an endpoint in front again. The old ones judge until the new ones do.
@@ -116,7 +133,7 @@ impl Host {
     /// # Errors
     /// Any [`KernelError`].
     pub fn attach_first(&self, spec: &EndpointSpec) -> Result<(), KernelError> {
-        KernelEndpoint::attach(&self.folder, spec, 0, Links::Renew, self.hooks).map(drop)
+        KernelEndpoint::attach(self.object, &self.folder, spec, 0, Links::Renew, self.hooks).map(drop)
     }
 
     /// Identifiers of the endpoints that have pins, also of those that another process left.
@@ -218,7 +235,7 @@ impl Host {
     /// # Errors
     /// [`KernelError::Program`], [`KernelError::Link`].
     pub fn attach_dns_return(&self, interface_name: &str) -> Result<(), KernelError> {
-        let mut ebpf = instance::load_shared(&self.folder)?;
+        let mut ebpf = instance::load_shared(&self.folder, self.object)?;
         let hook = aya::programs::TcAttachType::Ingress;
         let pins = self.folder.root();
         let program = programs::DNS_RETURN;
@@ -262,7 +279,7 @@ fn kernel_is(major: u32, minor: u32) -> Result<bool, KernelError> {
     Ok(parse_release(&release()?).is_some_and(|version| version >= (major, minor)))
 }
 
-fn release() -> Result<String, KernelError> {
+pub(super) fn release() -> Result<String, KernelError> {
     let name = nix::sys::utsname::uname()
         .map_err(|errno| KernelError::file("ask for the version of", "the kernel", errno.into()))?;
     Ok(name.release().to_string_lossy().into_owned())

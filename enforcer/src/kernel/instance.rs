@@ -12,7 +12,7 @@ use nix::{
     unistd::chroot,
 };
 
-use super::{KernelError, bpffs::Folder, endpoint::MapSizes, object::OBJECT};
+use super::{KernelError, bpffs::Folder, endpoint::MapSizes};
 
 /// Maps that each endpoint has for itself.
 pub(super) const OWN_MAPS: [&str; 14] = [
@@ -33,7 +33,12 @@ pub(super) const OWN_MAPS: [&str; 14] = [
 ];
 
 /// Loads the object with an endpoint's maps, made or found in `pins`.
-pub(super) fn load(folder: &Folder, pins: &Path, sizes: &MapSizes) -> Result<Ebpf, KernelError> {
+pub(super) fn load(
+    folder: &Folder,
+    pins: &Path,
+    sizes: &MapSizes,
+    object: &[u8],
+) -> Result<Ebpf, KernelError> {
     fs::create_dir_all(pins).map_err(|error| KernelError::file("create", pins, error))?;
     let mut loader = loader(folder);
     for name in OWN_MAPS {
@@ -42,16 +47,16 @@ pub(super) fn load(folder: &Folder, pins: &Path, sizes: &MapSizes) -> Result<Ebp
     for (name, entries) in sizes.by_map() {
         loader.map_max_entries(name, entries);
     }
-    Ok(loader.load(OBJECT)?)
+    Ok(loader.load(object)?)
 }
 
 /// Loads the object for programs that use shared maps only; its own maps vanish with what is returned.
-pub(super) fn load_shared(folder: &Folder) -> Result<Ebpf, KernelError> {
+pub(super) fn load_shared(folder: &Folder, object: &[u8]) -> Result<Ebpf, KernelError> {
     let mut loader = loader(folder);
     for (name, entries) in MapSizes::SMALLEST.by_map() {
         loader.map_max_entries(name, entries);
     }
-    Ok(loader.load(OBJECT)?)
+    Ok(loader.load(object)?)
 }
 
 fn loader(folder: &Folder) -> EbpfLoader<'static> {

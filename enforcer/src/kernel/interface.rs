@@ -15,11 +15,14 @@ use aya::{
 };
 use nameward_abi::programs;
 
-use super::{KernelError, clsact, links};
+use super::{FarEnd, KernelError, clsact, links};
 
 /// A program, and the hook of the interface that it belongs to.
 pub(super) const HOOKS: [(&str, TcAttachType); 2] =
     [(programs::POD_INGRESS, TcAttachType::Egress), (programs::POD_EGRESS, TcAttachType::Ingress)];
+
+/// The program on the workload's side of a pair, and its hook.
+const ARRIVALS: [(&str, TcAttachType); 1] = [(programs::POD_ARRIVAL, TcAttachType::Ingress)];
 
 /// Index of an interface in the network namespace of the calling thread.
 ///
@@ -130,15 +133,36 @@ pub(super) enum Links {
     Renew,
 }
 
-/// Where our programs stand.
-pub(super) fn order(interface: &str, pins: &Path, hooks: Hooks) -> Result<Order, KernelError> {
+/// Where our programs stand; `arrivals`: also the one on the workload's side.
+pub(super) fn order(
+    interface: &str,
+    pins: &Path,
+    hooks: Hooks,
+    arrivals: bool,
+) -> Result<Order, KernelError> {
+    let here = order_of(&HOOKS, interface, pins, hooks)?;
+    if !arrivals || here != Order::First {
+        return Ok(here);
+    }
+    let Some(far) = far_end(interface)? else { return Ok(Order::Missing) };
+    far.inside(|| Ok(order_of(&ARRIVALS, &far.interface, pins, hooks)))
+        .map_err(|error| KernelError::file("enter the namespace behind", interface, error))?
+}
+
+fn order_of(
+    ours: &[(&str, TcAttachType)],
+    interface: &str,
+    pins: &Path,
+    hooks: Hooks,
+) -> Result<Order, KernelError> {
     if hooks == Hooks::Clsact {
-        let attached = clsact::are_attached(&HOOKS, interface, pins)?;
+        let attached = clsact::are_attached(ours, interface, pins)?;
         return Ok(if attached { Order::First } else { Order::Missing });
     }
-    let attached = attached_programs(interface)?;
+    let [ingress, egress] = attached_programs(interface)?;
     let mut order = Order::First;
-    for ((program, _), programs) in HOOKS.iter().rev().zip(&attached) {
+    for (program, hook) in ours {
+        let programs = if *hook == TcAttachType::Ingress { &ingress } else { &egress };
         let pin = pin_path(pins, program);
         let Some(link) = links::open(&pin)? else { return Ok(Order::Missing) };
         let ours = link.info().map_err(|source| KernelError::Link {
@@ -169,12 +193,52 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Attaches the program on the workload's side of a pair, or replaces it.
+pub(super) fn attach_arrivals(
+    ebpf: &mut Ebpf,
+    interface: &str,
+    pins: &Path,
+    links: Links,
+    hooks: Hooks,
+) -> Result<(), KernelError> {
+    let far = far_end(interface)?.ok_or_else(|| KernelError::NoFarEnd { name: interface.into() })?;
+    let [(program, hook)] = ARRIVALS;
+    let attach = || Ok(attach_one(ebpf, program, &far.interface, hook, pins, links, hooks));
+    far.inside(attach).map_err(|error| KernelError::file("enter the namespace behind", interface, error))?
+}
+
+/// Removes the program from the workload's side, where there is one.
+pub(super) fn detach_arrivals(interface: Option<&str>, pins: &Path) -> Result<(), KernelError> {
+    let [(program, _)] = ARRIVALS;
+    links::unpin(&pin_path(pins, program))?;
+    if !clsact::has_pins(&ARRIVALS, pins) {
+        return Ok(());
+    }
+    // With the namespace the filter is gone as well.
+    let far = interface.map(far_end).transpose()?.flatten();
+    match far {
+        Some(far) => {
+            far.inside(|| Ok(clsact::remove(&ARRIVALS, Some(&far.interface), pins))).map_err(|error| {
+                KernelError::file("enter the namespace behind", interface.unwrap_or_default(), error)
+            })?
+        }
+        None => clsact::remove(&ARRIVALS, None, pins),
+    }
+}
+
+fn far_end(interface: &str) -> Result<Option<FarEnd>, KernelError> {
+    FarEnd::find(interface).map_err(|error| KernelError::file("look behind", interface, error))
+}
+
 /// Removes filters, which pins of links do not hold; `index`: the interface that they were attached to.
 pub(super) fn remove_filters(index: u32, pins: &Path) -> Result<(), KernelError> {
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    if clsact::has_pins(&ARRIVALS, pins) {
+        detach_arrivals(name.as_deref(), pins)?;
+    }
     if !clsact::has_pins(&HOOKS, pins) {
         return Ok(());
     }
-    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
     clsact::remove(&HOOKS, name.as_deref(), pins)
 }
 
@@ -194,11 +258,8 @@ pub(super) fn attach_one(
     hooks: Hooks,
 ) -> Result<(), KernelError> {
     let failed = |operation| {
-        move |source: ProgramError| KernelError::Program {
-            operation,
-            program: program.into(),
-            target: format!("at interface {interface}"),
-            source: source.into(),
+        move |source: ProgramError| {
+            KernelError::program(operation, program, format!("at interface {interface}"), source)
         }
     };
     let classifier: &mut SchedClassifier = ebpf

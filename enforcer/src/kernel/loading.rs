@@ -33,12 +33,8 @@ pub(super) fn load(ebpf: &mut Ebpf, names: &[&'static str], target: &str) -> Res
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((place, program)) = next else { return Ok(()) };
-            load_one(program).map_err(|source| KernelError::Program {
-                operation: "load",
-                program: names[place].into(),
-                target: target.into(),
-                source: source.into(),
-            })?;
+            load_one(program)
+                .map_err(|source| KernelError::program("load", names[place], target.into(), source))?;
         }
     };
     thread::scope(|scope| {

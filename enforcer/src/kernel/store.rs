@@ -61,6 +61,8 @@ pub enum MapWrite {
     DirectDns(usize, u64),
     /// The word that changes what every other entry means.
     Switch(Switch),
+    /// `FLOWS`, new or replaced: a connection that lives, whatever the kernel knew of it.
+    KeepFlow(FlowKey, Flow),
     /// `FLOWS` or `FLEETING`, removed: a flow that has been idle too long.
     ForgetFlow(FlowKey),
 }
@@ -130,8 +132,22 @@ impl KernelStore for MemoryStore {
             MapWrite::ForgetPort(length, key) => drop(seen.ports.remove(&(length, key))),
             MapWrite::DirectDns(slot, classes) => seen.direct_dns[slot & 1] = classes,
             MapWrite::Switch(switch) => seen.switch = switch,
+            MapWrite::KeepFlow(key, flow) => {
+                self.flows.retain(|_, (other, _)| *other != key);
+                self.flows.insert(octets(&key), (key, flow));
+            }
             MapWrite::ForgetFlow(key) => self.flows.retain(|_, (other, _)| *other != key),
         }
         Ok(())
     }
+}
+
+fn octets(key: &FlowKey) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[..16].copy_from_slice(&key.local);
+    bytes[16..32].copy_from_slice(&key.remote);
+    bytes[32..34].copy_from_slice(&key.local_port);
+    bytes[34..36].copy_from_slice(&key.remote_port);
+    bytes[36] = key.protocol;
+    bytes
 }

@@ -136,8 +136,8 @@ impl Resolution<'_> {
         shared.cache.ask(key, asking).await
     }
 
-    /// An answer that grants nothing is passed on as it is (A3). In audit mode the enforcer learns the name all the
-    /// same, to tell it with packets (R6, G8); whatever it says, the workload loses nothing.
+    /// An answer that grants nothing is passed on as it is (A3). Where nothing is denied the enforcer learns the name all
+    /// the same, to tell it with packets (R6, G8) and for rules to come (R11); whatever it says, the workload loses nothing.
     async fn pass(
         &self,
         cached: &CachedAnswer,
@@ -146,7 +146,7 @@ impl Resolution<'_> {
         deadline: tokio::time::Instant,
     ) -> Result<Ready, Failure> {
         let mut checked = self.check(cached, None);
-        if would_filter {
+        if would_filter || endpoint.view.rules.observes() {
             let addresses = answer::addresses_of(&checked);
             if !addresses.is_empty()
                 && let Err(refused) =
