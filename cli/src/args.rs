@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use nameward_api::serve::ApiPlace;
 
-use crate::rules;
+use crate::{audit::AuditCommand, policy::args::PolicyCommand, rules, see};
 
 /// An egress firewall that knows names.
 #[derive(Debug, Parser)]
@@ -22,6 +23,18 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a command that may open connections only to what you allow
     Run(Box<Run>),
+    Endpoints(see::args::Endpoints),
+    Bindings(see::args::Bindings),
+    Explain(see::args::Explain),
+    Watch(see::args::Watch),
+    Traffic(see::args::Traffic),
+    Policies(see::args::Policies),
+    /// Check, test, suggest and review policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Look after an audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print a completion script for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
@@ -29,6 +42,18 @@ pub(crate) enum Command {
     },
     /// Print the manual page, in roff: `nameward man | man -l -`
     Man,
+}
+
+/// Reads a command line. Called `kubectl-nameward`, it is a plugin of kubectl, and says so in its help.
+pub(crate) fn read(words: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let words: Vec<OsString> = words.collect();
+    let called = words.first().map(Path::new).and_then(Path::file_name);
+    let mut command = Arguments::command();
+    if called.is_some_and(|name| name == "kubectl-nameward") {
+        command = command.bin_name("kubectl nameward");
+    }
+    let mut matches = command.try_get_matches_from(words)?;
+    Arguments::from_arg_matches_mut(&mut matches)
 }
 
 const RUN_ABOUT: &str = "\
@@ -95,9 +120,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = rules::dns_server)]
     pub(crate) dns: Option<SocketAddr>,
 
-    /// Serve endpoints, bindings, decisions and explanations over HTTP while the command runs
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) api: Option<SocketAddr>,
+    /// Serve endpoints, bindings, decisions and explanations over HTTP while the command runs, on a socket that only you
+    /// may open or on a loopback address that asks for a token
+    #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
+    pub(crate) api: Option<ApiPlace>,
+
+    /// The token that clients of an address show (`Authorization: Bearer TOKEN`); made where there is no such file
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub(crate) api_token_file: Option<PathBuf>,
 
     /// How denials are written to stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -127,4 +157,33 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help(called: &str, words: &[&str]) -> String {
+        let words = std::iter::once(called).chain(words.iter().copied()).map(OsString::from);
+        read(words).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_plugin_of_kubectl_says_so() {
+        Arguments::command().debug_assert();
+        let said = help("/usr/local/bin/kubectl-nameward", &["bindings", "--help"]);
+        assert!(said.contains("Usage: kubectl nameward bindings"), "{said}");
+        assert!(help("nameward", &["bindings", "--help"]).contains("Usage: nameward bindings"));
+    }
+
+    #[test]
+    fn every_command_that_asks_shows_how() {
+        for command in
+            ["endpoints", "bindings", "explain", "watch", "policy check", "policy test", "policy suggest"]
+        {
+            let mut words: Vec<&str> = command.split(' ').collect();
+            words.push("--help");
+            assert!(help("nameward", &words).contains("Examples:"), "{command}");
+        }
+    }
 }

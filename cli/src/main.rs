@@ -1,29 +1,38 @@
 //! `nameward`, the user's command: runs a program behind an egress firewall that knows names.
 
 mod args;
+mod audit;
+mod policy;
 mod report;
 mod resolver_conf;
 mod rules;
 mod run;
 mod sandbox;
+mod see;
 mod texts;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Arguments, Command};
+use crate::args::Command;
 
 /// Exit status when nameward itself failed (SEMANTICS X3).
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match args::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return texts::explain(&error),
     };
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Endpoints(arguments) => see::endpoints(&arguments),
+        Command::Bindings(arguments) => see::bindings(&arguments),
+        Command::Explain(arguments) => see::explain(&arguments),
+        Command::Watch(arguments) => see::watch(&arguments),
+        Command::Traffic(arguments) => see::traffic(&arguments),
+        Command::Policies(arguments) => see::policies(&arguments),
+        Command::Policy(command) => policy::policy(&command),
+        Command::Audit(command) => audit::audit(&command),
         Command::Completions { shell } => texts::completions(shell),
         Command::Man => texts::man(),
     };

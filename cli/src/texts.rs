@@ -30,19 +30,33 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
     print(&text)
 }
 
-/// Prints the manual page: the command's own, and one section for each subcommand.
+/// Prints the manual page: the command's own, and a section for each subcommand.
 pub(crate) fn man() -> Result<ExitCode> {
     let mut command = Arguments::command();
     command.build();
     let mut text = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut text).context("cannot write the manual page")?;
-    let run = command.find_subcommand("run").context("the command line has no `run`")?;
-    let page = clap_mangen::Man::new(run.clone());
-    page.render_synopsis_section(&mut text)?;
-    page.render_description_section(&mut text)?;
-    page.render_options_section(&mut text)?;
-    page.render_extra_section(&mut text)?;
+    for each in leaves(&command) {
+        let page = clap_mangen::Man::new(each.clone());
+        page.render_synopsis_section(&mut text)?;
+        page.render_description_section(&mut text)?;
+        page.render_options_section(&mut text)?;
+        page.render_extra_section(&mut text)?;
+    }
     print(&text)
+}
+
+/// The commands that do something, in their order.
+fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+    let mut all = Vec::new();
+    for each in command.get_subcommands().filter(|each| each.get_name() != "help") {
+        if each.has_subcommands() {
+            all.extend(leaves(each));
+        } else if each.get_arguments().next().is_some() {
+            all.push(each);
+        }
+    }
+    all
 }
 
 fn print(text: &[u8]) -> Result<ExitCode> {

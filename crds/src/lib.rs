@@ -24,9 +24,11 @@ pub use mistake::{Mistake, Mistakes, Place, Warning, render};
 pub use policy::{
     ClusterEgressPolicy, ClusterEgressPolicySpec, EgressPolicy, EgressPolicySpec, Mode, Subject,
 };
+pub use render_yaml::to_yaml;
 pub use rule::{
     ClusterPlace, Day, DenyRule, EgressRule, IpBlock, Peer, Port, ProtocolName, Review, Schedule,
 };
 pub use selection::{NAMESPACE_NAME, Policy, Workload, isolation};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector, Labels};
 pub use status::{Condition, ConditionStatus, EndpointCounts, PolicyStatus};
+pub use yaml::from_yaml;

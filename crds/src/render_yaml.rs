@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 /// The value as a YAML document.
-pub(crate) fn to_yaml(value: &Value) -> String {
+#[must_use]
+pub fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
     write_value(&mut text, value, 0);
     text

@@ -58,6 +58,26 @@ pub(crate) struct YamlMistake {
     pub(crate) message: String,
 }
 
+/// A text of one document as JSON, for files of others than policies.
+///
+/// # Errors
+/// `LINE:COLUMN: message` for each mistake, a line each.
+pub fn from_yaml(text: &str) -> Result<serde_json::Value, String> {
+    let (documents, mistakes) = parse(text);
+    let line = |place: Place, message: &str| format!("{}:{}: {message}", place.line, place.column);
+    match (documents.as_slice(), mistakes.as_slice()) {
+        ([one], []) => Ok(one.to_json()),
+        ([], []) => Err("1:1: the file is empty".into()),
+        (documents, []) => {
+            Err(line(documents[1].place, "one document is expected; remove the `---` before this one"))
+        }
+        (_, mistakes) => {
+            let lines = mistakes.iter().map(|mistake| line(mistake.place, &mistake.message));
+            Err(lines.collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
 impl Node {
     fn new(place: Place, value: Value) -> Self {
         let weight = 1 + match &value {

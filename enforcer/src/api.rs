@@ -1,232 +1,219 @@
-//! What the node's enforcer tells over HTTP: endpoints, bindings, decisions and explanations as JSON, its health, and
-//! metrics for Prometheus. Read only; who may open the socket may read all of it.
+//! What the node's API says, from the enforcer's state. Routes, sockets and types are in `nameward-api`.
 
-mod metrics;
-mod socket;
+pub mod metrics;
 
-use std::{fmt, io, net::IpAddr, sync::Arc};
-
-use axum::{
-    Json, Router,
-    extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
-    http::{StatusCode, Uri, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
-    routing::get,
-    serve::Listener,
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
-use nameward_policy::{Destination, Explanation, Name};
-use serde::{Deserialize, Serialize};
 
-pub use self::socket::{ApiListener, ApiPlace, listen};
-use crate::{BindingStatus, EndpointStatus, Enforcer, EnforcerError, decisions::Decision};
+use nameward_api::{
+    Followed, Site, Source, SourceError,
+    filter::BindingFilter,
+    types::{BindingStatus, EndpointStatus, Explained, PolicyStatus, RuleStatus, TrafficStatus},
+};
+use nameward_policy::{
+    BootTime, ClusterPeer, CompiledRule, Destination, Effect, Name, Pattern, Peer, PolicyKind, PolicyRef,
+};
+use tokio::sync::broadcast;
 
-/// All that can be asked for, for those who asked for something else.
-const PATHS: &str =
-    "/v1/endpoints, /v1/endpoints/UID, /v1/bindings, /v1/decisions, /v1/explain, /healthz, /readyz, /metrics";
+use crate::{
+    Enforcer, EnforcerError,
+    enforcer::{Clock, InForce},
+};
 
-/// The routes.
-pub fn router(enforcer: Enforcer) -> Router {
-    Router::new()
-        .route("/v1/endpoints", get(endpoints))
-        // Identifiers are NAMESPACE/NAME as a rule.
-        .route("/v1/endpoints/{*uid}", get(endpoint))
-        .route("/v1/bindings", get(bindings))
-        .route("/v1/decisions", get(decisions))
-        .route("/v1/explain", get(explain))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(read_only)
-        .with_state(enforcer)
+/// An enforcer as the API's routes need it.
+pub fn site(enforcer: Enforcer, node: &str) -> Site {
+    Site { source: Arc::new(enforcer), node: node.into() }
 }
 
-/// Serves the routes on any kind of socket until the process ends.
-///
-/// # Errors
-/// When connections cannot be accepted any more.
-pub async fn serve<L: Listener<Addr: fmt::Debug>>(enforcer: Enforcer, listener: L) -> io::Result<()> {
-    axum::serve(listener, router(enforcer)).await
-}
+impl Source for Enforcer {
+    fn endpoints(&self) -> Result<Vec<EndpointStatus>, SourceError> {
+        Ok(Self::endpoints(self)?)
+    }
 
-/// Serves at a place of the command line.
-///
-/// # Errors
-/// When connections cannot be accepted any more.
-pub async fn serve_at(enforcer: Enforcer, listener: ApiListener) -> io::Result<()> {
-    match listener {
-        ApiListener::Unix(listener) => serve(enforcer, listener).await,
-        ApiListener::Address(listener) => serve(enforcer, listener).await,
+    fn endpoint(&self, uid: &str) -> Result<EndpointStatus, SourceError> {
+        Ok(Self::endpoint(self, uid)?)
+    }
+
+    fn endpoint_names(&self) -> Vec<(Arc<str>, String)> {
+        Self::endpoint_names(self)
+    }
+
+    fn bindings(
+        &self,
+        uid: &str,
+        filter: &BindingFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BindingStatus>, SourceError> {
+        Ok(self.some_binding_statuses(uid, filter, after, limit)?)
+    }
+
+    fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError> {
+        Ok(Self::traffic(self, uid)?)
+    }
+
+    fn policies(&self) -> Vec<PolicyStatus> {
+        policies(self)
+    }
+
+    fn explain(
+        &self,
+        uid: &str,
+        destination: &Destination,
+        protocol: u8,
+        port: u16,
+    ) -> Result<Explained, SourceError> {
+        let clock = Clock::now();
+        let explanation = Self::explain(self, uid, destination, protocol, port)?;
+        let explanation = explanation.ok_or_else(|| SourceError::NoRules(uid.into()))?;
+        Ok(Explained::new(&explanation, |moment| clock.wall(moment)))
+    }
+
+    fn recent_decisions(&self) -> Vec<Arc<Followed>> {
+        Self::recent_decisions(self)
+    }
+
+    fn follow(&self) -> broadcast::Receiver<Arc<Followed>> {
+        self.decisions()
+    }
+
+    fn epoch(&self) -> u64 {
+        Self::epoch(self)
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        Self::not_ready(self)
+    }
+
+    fn metrics(&self) -> Result<(String, &'static str), SourceError> {
+        Ok((metrics::scrape(self)?, metrics::FORMAT))
     }
 }
 
-/// A list, with room for what may come beside it.
-#[derive(Debug, Serialize)]
-struct Items<T> {
-    items: Vec<T>,
-}
-
-/// An explanation, and the same in one line for people.
-#[derive(Debug, Serialize)]
-struct Explained {
-    text: String,
-    #[serde(flatten)]
-    explanation: Explanation,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OfEndpoint {
-    endpoint: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExplainQuery {
-    endpoint: String,
-    destination: String,
-    port: Option<u16>,
-    protocol: Option<String>,
-}
-
-/// A refusal as JSON.
-#[derive(Debug)]
-struct Refusal(StatusCode, String);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            error: String,
-        }
-        (self.0, Json(Body { error: self.1 })).into_response()
-    }
-}
-
-impl From<EnforcerError> for Refusal {
+impl From<EnforcerError> for SourceError {
     fn from(error: EnforcerError) -> Self {
-        let status = match error {
-            EnforcerError::NoSuchEndpoint { .. } => StatusCode::NOT_FOUND,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, crate::endpoints::chain_text(&error))
-    }
-}
-
-/// What follows `?`, or a refusal that says what is wrong with it.
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
-    query.map(|Query(value)| value).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.body_text()))
-}
-
-/// Does what reads maps of the kernel beside the tasks that must not wait.
-async fn reading<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EnforcerError> + Send + 'static,
-) -> Result<T, Refusal> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(EnforcerError::Stopped(error).into()),
-    }
-}
-
-async fn unknown_path(uri: Uri) -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, format!("there is nothing at {}; ask for one of {PATHS}", uri.path()))
-}
-
-async fn read_only() -> Refusal {
-    Refusal(StatusCode::METHOD_NOT_ALLOWED, "this API only tells: use GET".into())
-}
-
-async fn ready(State(enforcer): State<Enforcer>) -> Response {
-    let reasons = enforcer.not_ready();
-    if reasons.is_empty() {
-        return "ready\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
-}
-
-async fn metrics(State(enforcer): State<Enforcer>) -> Result<Response, Refusal> {
-    let text = reading(move || metrics::page(&enforcer)).await?;
-    Ok(([(CONTENT_TYPE, metrics::FORMAT)], text).into_response())
-}
-
-async fn endpoints(State(enforcer): State<Enforcer>) -> Result<Json<Items<EndpointStatus>>, Refusal> {
-    Ok(Json(Items { items: reading(move || enforcer.endpoints()).await? }))
-}
-
-async fn endpoint(
-    State(enforcer): State<Enforcer>,
-    UrlPath(uid): UrlPath<String>,
-) -> Result<Json<EndpointStatus>, Refusal> {
-    Ok(Json(reading(move || enforcer.endpoint(&uid)).await?))
-}
-
-async fn bindings(
-    State(enforcer): State<Enforcer>,
-    of: Result<Query<OfEndpoint>, QueryRejection>,
-) -> Result<Json<Items<BindingStatus>>, Refusal> {
-    let items = match query(of)?.endpoint {
-        Some(uid) => enforcer.binding_statuses(&uid)?,
-        None => enforcer.all_binding_statuses(),
-    };
-    Ok(Json(Items { items }))
-}
-
-async fn decisions(
-    State(enforcer): State<Enforcer>,
-    of: Result<Query<OfEndpoint>, QueryRejection>,
-) -> Result<Json<Items<Arc<Decision>>>, Refusal> {
-    let of = query(of)?.endpoint;
-    let wanted = |decision: &Arc<Decision>| of.as_deref().is_none_or(|uid| uid == &*decision.endpoint);
-    Ok(Json(Items { items: enforcer.recent_decisions().into_iter().filter(wanted).collect() }))
-}
-
-async fn explain(
-    State(enforcer): State<Enforcer>,
-    asked: Result<Query<ExplainQuery>, QueryRejection>,
-) -> Result<Json<Explained>, Refusal> {
-    let query = query(asked)?;
-    let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
-    let destination = destination(&query.destination).map_err(bad)?;
-    let protocol = protocol(query.protocol.as_deref().unwrap_or("tcp")).map_err(bad)?;
-    let explained = enforcer.explain(&query.endpoint, &destination, protocol, query.port.unwrap_or(443))?;
-    let told = |explanation: Explanation| Json(Explained { text: explanation.to_string(), explanation });
-    explained.map(told).ok_or_else(|| {
-        Refusal(
-            StatusCode::CONFLICT,
-            format!("endpoint {} has no rules yet: everything is denied", query.endpoint),
-        )
-    })
-}
-
-fn destination(text: &str) -> Result<Destination, String> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(Destination::Address(address));
-    }
-    Name::from_input(text).map(Destination::Name).map_err(|error| format!("destination {text:?}: {error}"))
-}
-
-fn protocol(text: &str) -> Result<u8, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(6),
-        "udp" => Ok(17),
-        "sctp" => Ok(132),
-        "icmp" => Ok(1),
-        number => {
-            number.parse().map_err(|_| format!("protocol {text:?}: write tcp, udp, sctp, icmp or a number"))
+        match error {
+            EnforcerError::NoSuchEndpoint { uid } => Self::NoSuchEndpoint(uid),
+            other => Self::Failed(crate::endpoints::chain_text(&other)),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Policies from the rules of all endpoints: each rule once, whoever it binds.
+fn policies(enforcer: &Enforcer) -> Vec<PolicyStatus> {
+    let clock = Clock::now();
+    let mut all: BTreeMap<PolicyRef, PolicyStatus> = BTreeMap::new();
+    for InForce { uid, rules, asked } in enforcer.rule_sets() {
+        let asked = LastAsked::new(&asked);
+        for compiled in &rules.rules {
+            let policy = &compiled.rule.policy;
+            let status = all.entry(policy.clone()).or_insert_with(|| empty(policy));
+            if status.endpoints.last().is_none_or(|last| **last != *uid) {
+                status.endpoints.push(uid.to_string());
+            }
+            let last = asked.of(compiled).map(|moment| clock.wall(moment));
+            let effect = effect_word(compiled.rule.effect);
+            let same = |rule: &&mut RuleStatus| rule.name == *compiled.rule.name && rule.effect == effect;
+            match status.rules.iter_mut().find(same) {
+                Some(rule) => rule.last_asked_at = rule.last_asked_at.max(last),
+                None => status.rules.push(RuleStatus { last_asked_at: last, ..rule_status(compiled) }),
+            }
+        }
+    }
+    all.into_values().collect()
+}
 
-    #[test]
-    fn destinations_and_protocols_are_read() {
-        assert_eq!(destination("2001:db8::1"), Ok(Destination::Address("2001:db8::1".parse().unwrap())));
-        assert_eq!(destination("Example.COM."), Ok(Destination::Name(Name::parse("example.com").unwrap())));
-        assert!(destination("no name").is_err());
-        assert_eq!((protocol("TCP"), protocol("47")), (Ok(6), Ok(47)));
-        assert!(protocol("tpc").unwrap_err().contains("write tcp"));
+fn empty(policy: &PolicyRef) -> PolicyStatus {
+    let kind = match policy.kind {
+        PolicyKind::EgressPolicy => "EgressPolicy",
+        PolicyKind::ClusterEgressPolicy => "ClusterEgressPolicy",
+        PolicyKind::CommandLine => "CommandLine",
+    };
+    PolicyStatus {
+        kind: kind.into(),
+        namespace: policy.namespace.to_string(),
+        name: policy.name.to_string(),
+        endpoints: Vec::new(),
+        rules: Vec::new(),
+    }
+}
+
+fn rule_status(compiled: &CompiledRule) -> RuleStatus {
+    let rule = &compiled.rule;
+    RuleStatus {
+        name: rule.name.to_string(),
+        effect: effect_word(rule.effect).into(),
+        to: rule.peers.iter().flat_map(peer_texts).collect(),
+        ports: rule.effective_ports().iter().map(ToString::to_string).collect(),
+        expires_at: rule.expires_at,
+        last_asked_at: None,
+    }
+}
+
+const fn effect_word(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Allow => "allow",
+        Effect::Deny => "deny",
+    }
+}
+
+fn peer_texts(peer: &Peer) -> Vec<String> {
+    match peer {
+        Peer::Names(patterns) => patterns.iter().map(ToString::to_string).collect(),
+        Peer::Block { cidr, except } if except.is_empty() => vec![cidr.to_string()],
+        Peer::Block { cidr, except } => {
+            let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+            vec![format!("{cidr} except {}", except.join(", "))]
+        }
+        Peer::Cluster(kinds) => kinds.iter().map(|kind| format!("cluster {}", cluster_word(*kind))).collect(),
+    }
+}
+
+const fn cluster_word(kind: ClusterPeer) -> &'static str {
+    match kind {
+        ClusterPeer::Pods => "Pods",
+        ClusterPeer::Services => "Services",
+        ClusterPeer::Nodes => "Nodes",
+        ClusterPeer::ApiServer => "APIServer",
+    }
+}
+
+/// When names were last asked, by name and by what they are below: each pattern of a rule is one look.
+#[derive(Default)]
+struct LastAsked<'a> {
+    any: Option<BootTime>,
+    exact: HashMap<&'a str, BootTime>,
+    below: HashMap<&'a str, BootTime>,
+}
+
+impl<'a> LastAsked<'a> {
+    fn new(asked: &'a [(Name, BootTime)]) -> Self {
+        let mut all = Self::default();
+        for (name, at) in asked {
+            all.any = all.any.max(Some(*at));
+            all.exact.insert(name.as_str(), *at);
+            let mut rest = name.as_str();
+            while let Some((_, parent)) = rest.split_once('.') {
+                let known = all.below.entry(parent).or_insert(*at);
+                *known = (*known).max(*at);
+                rest = parent;
+            }
+        }
+        all
+    }
+
+    fn of(&self, compiled: &CompiledRule) -> Option<BootTime> {
+        let of_pattern = |pattern: &Pattern| match pattern {
+            Pattern::Exact(name) => self.exact.get(name.as_str()).copied(),
+            Pattern::Below(name) => self.below.get(name.as_str()).copied(),
+            Pattern::Any => self.any,
+        };
+        let patterns = compiled.rule.peers.iter().flat_map(|peer| match peer {
+            Peer::Names(patterns) => patterns.as_slice(),
+            Peer::Block { .. } | Peer::Cluster(_) => &[],
+        });
+        patterns.filter_map(of_pattern).max()
     }
 }

@@ -7,91 +7,38 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use jiff::Timestamp;
-use nameward_abi::{Direction, Event, Reason, Verdict};
-use serde::Serialize;
+use nameward_abi::{Event, Reason};
+pub use nameward_api::{
+    Followed,
+    types::{Decision, DecisionCounts, Direction, Verdict},
+};
+use nameward_daemon::audit::AuditCounts;
 use tokio::sync::broadcast;
+
+use crate::audit::Audit;
 
 /// Decisions that a slow reader may be behind before it loses some.
 const BACKLOG: usize = 4_096;
 
-/// Decisions that are kept for those who ask afterwards.
-const RECENT: usize = 1_000;
-
-/// What became of a packet, or of several alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Decision {
-    /// Counts up by one, over all endpoints of this process: a gap is a loss.
-    pub sequence: u64,
-    /// When the packet passed, by the wall clock.
-    pub at: Timestamp,
-    /// Identifier of the endpoint.
-    pub endpoint: Arc<str>,
-    /// `pass`, `deny`, or `would-deny` in audit mode.
-    pub verdict: &'static str,
-    /// A word of SEMANTICS G5.
-    pub reason: &'static str,
-    /// `egress` or `ingress`.
-    pub direction: &'static str,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The workload's address.
-    pub local: IpAddr,
-    /// Its port.
-    pub local_port: u16,
-    /// The peer's address.
-    pub remote: IpAddr,
-    /// Its port.
-    pub remote_port: u16,
-    /// The last name that gave this address to this endpoint; none = never resolved.
-    pub name: Option<String>,
-    /// The policy and rule that took part, where one is known.
-    pub policy: Option<String>,
-    /// Packets this stands for.
-    pub packets: u64,
-    /// Their bytes, layer 3.
-    pub bytes: u64,
-    /// Generation of the rules that judged.
-    pub generation: u32,
-}
-
-impl Decision {
-    /// Whether the packet was dropped or rejected.
-    pub fn is_denied(&self) -> bool {
-        self.verdict == verdict_word(Verdict::Deny as u8)
-    }
-
-    /// The name, or that there never was one (SEMANTICS G8).
-    pub fn name_or_unknown(&self) -> &str {
-        self.name.as_deref().unwrap_or("never resolved")
-    }
-}
-
-/// Counts of decisions since the process began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct DecisionCounts {
-    /// Decisions told.
-    pub told: u64,
-    /// Those that denied.
-    pub denied: u64,
-    /// Events of endpoints that were removed before they were read.
-    pub orphaned: u64,
-}
+/// Decisions that are kept for those who ask afterwards, and for suggestions.
+const RECENT: usize = 10_000;
 
 /// Tells decisions to the log and to whoever listens.
 #[derive(Debug)]
 pub struct Decisions {
-    listeners: broadcast::Sender<Arc<Decision>>,
-    recent: Mutex<VecDeque<Arc<Decision>>>,
+    listeners: broadcast::Sender<Arc<Followed>>,
+    recent: Mutex<VecDeque<Arc<Followed>>>,
+    epoch: u64,
     told: AtomicU64,
     denied: AtomicU64,
     orphaned: AtomicU64,
+    audit: OnceLock<Audit>,
 }
 
 impl Default for Decisions {
@@ -99,9 +46,11 @@ impl Default for Decisions {
         Self {
             listeners: broadcast::Sender::new(BACKLOG),
             recent: Mutex::default(),
+            epoch: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
             told: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             orphaned: AtomicU64::new(0),
+            audit: OnceLock::new(),
         }
     }
 }
@@ -116,13 +65,18 @@ pub(crate) struct Context {
 
 impl Decisions {
     /// Follows decisions from here on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Decision>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Followed>> {
         self.listeners.subscribe()
     }
 
     /// The latest decisions, oldest first.
-    pub fn recent(&self) -> Vec<Arc<Decision>> {
+    pub fn recent(&self) -> Vec<Arc<Followed>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// When this process began to count, in milliseconds: numbers of another begin at 1, too.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Counts so far.
@@ -134,10 +88,22 @@ impl Decisions {
         }
     }
 
+    /// Records every decision from here on, too. The first log stays.
+    pub(crate) fn audit(&self, audit: Audit) {
+        if self.audit.set(audit).is_err() {
+            tracing::warn!("there is an audit log already");
+        }
+    }
+
+    /// Records written and lost; none without a log.
+    pub fn audit_counts(&self) -> Option<AuditCounts> {
+        self.audit.get().map(|audit| audit.log.counts())
+    }
+
     /// Makes a decision of an event and tells it.
-    pub(crate) fn tell(&self, event: &Event, at: Timestamp, context: Context) -> Arc<Decision> {
+    pub(crate) fn tell(&self, event: &Event, at: Timestamp, context: Context) -> Arc<Followed> {
         let sequence = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        let decision = Arc::new(decision(sequence, event, at, context));
+        let decision = Arc::new(Followed::from(decision(sequence, event, at, context)));
         if decision.is_denied() {
             self.denied.fetch_add(1, Ordering::Relaxed);
         }
@@ -146,17 +112,20 @@ impl Decisions {
             sequence = decision.sequence,
             at = %decision.at,
             endpoint = &*decision.endpoint,
-            verdict = decision.verdict,
-            reason = decision.reason,
-            direction = decision.direction,
+            verdict = decision.verdict.word(),
+            reason = &*decision.reason,
+            direction = decision.direction.word(),
             protocol = decision.protocol,
             remote = %decision.remote,
             remote_port = decision.remote_port,
             name = decision.name_or_unknown(),
-            policy = decision.policy,
+            policy = decision.policy.as_deref(),
             packets = decision.packets,
             bytes = decision.bytes,
         );
+        if let Some(audit) = self.audit.get() {
+            audit.record(&decision);
+        }
         self.keep(&decision);
         if self.listeners.send(Arc::clone(&decision)).is_err() {
             tracing::trace!("nobody follows the decisions");
@@ -164,7 +133,7 @@ impl Decisions {
         decision
     }
 
-    fn keep(&self, decision: &Arc<Decision>) {
+    fn keep(&self, decision: &Arc<Followed>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= RECENT {
             recent.pop_front();
@@ -183,9 +152,9 @@ fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> De
         sequence,
         at,
         endpoint: context.endpoint,
-        verdict: verdict_word(event.verdict),
-        reason: Reason::from_number(event.reason).map_or("unknown", Reason::word),
-        direction: if event.direction == Direction::Egress as u8 { "egress" } else { "ingress" },
+        verdict: verdict(event.verdict),
+        reason: Reason::from_number(event.reason).map_or("unknown", Reason::word).into(),
+        direction: direction(event.direction),
         protocol: event.protocol,
         local: ip(event.local),
         local_port: u16::from_be_bytes(event.local_port),
@@ -199,14 +168,18 @@ fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> De
     }
 }
 
-const fn verdict_word(verdict: u8) -> &'static str {
-    const PASS: u8 = Verdict::Pass as u8;
-    const WOULD_DENY: u8 = Verdict::WouldDeny as u8;
-    match verdict {
-        PASS => "pass",
-        WOULD_DENY => "would-deny",
-        _ => "deny", // what the kernel may say one day is told as the worse
+const fn verdict(number: u8) -> Verdict {
+    const PASS: u8 = nameward_abi::Verdict::Pass as u8;
+    const WOULD_DENY: u8 = nameward_abi::Verdict::WouldDeny as u8;
+    match number {
+        PASS => Verdict::Pass,
+        WOULD_DENY => Verdict::WouldDeny,
+        _ => Verdict::Deny, // what the kernel may say one day is told as the worse
     }
+}
+
+const fn direction(number: u8) -> Direction {
+    if number == nameward_abi::Direction::Egress as u8 { Direction::Egress } else { Direction::Ingress }
 }
 
 /// An address of the maps, in its usual form.
@@ -227,7 +200,7 @@ mod tests {
             remote_port: 443u16.to_be_bytes(),
             protocol: 6,
             reason: Reason::NoMatch as u8,
-            verdict: Verdict::Deny as u8,
+            verdict: nameward_abi::Verdict::Deny as u8,
             ..Event::default()
         }
     }
@@ -244,7 +217,7 @@ mod tests {
         decisions.tell(&event(), Timestamp::UNIX_EPOCH, context(Some("files.example.net")));
         decisions.tell(&event(), Timestamp::UNIX_EPOCH, context(None));
         let first = followed.try_recv().unwrap();
-        assert_eq!((first.sequence, first.reason, first.verdict), (1, "no-match", "deny"));
+        assert_eq!((first.sequence, &*first.reason, first.verdict), (1, "no-match", Verdict::Deny));
         assert_eq!((first.remote.to_string().as_str(), first.remote_port), ("203.0.113.9", 443));
         assert_eq!(first.name_or_unknown(), "files.example.net");
         assert_eq!((first.packets, first.bytes), (3, 180));

@@ -20,17 +20,21 @@ use std::{
     },
 };
 
+use nameward_api::Followed;
+use nameward_daemon::audit::AuditCounts;
 use nameward_feed::{Identity, sockets::DnsSocket};
 use nameward_policy::{BootTime, RuleSet, Settings};
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use problems::{Failures, Problems};
-pub use views::{BindingStatus, EndpointStatus, LeaseStatus};
+pub(crate) use views::{Clock, InForce};
 
 use crate::{
-    GrantRequest, Granted, Refused, coverage,
-    decisions::{Decision, DecisionCounts, Decisions},
+    GrantRequest, Granted, Refused,
+    audit::Audit,
+    coverage,
+    decisions::{DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
     endpoints::{Endpoint, EndpointError, chain_text, journal},
     kernel::{
@@ -323,13 +327,28 @@ impl Enforcer {
     }
 
     /// Follows decisions from here on.
-    pub fn decisions(&self) -> broadcast::Receiver<Arc<Decision>> {
+    pub fn decisions(&self) -> broadcast::Receiver<Arc<Followed>> {
         self.0.decisions.subscribe()
     }
 
     /// The latest decisions, oldest first.
-    pub fn recent_decisions(&self) -> Vec<Arc<Decision>> {
+    pub fn recent_decisions(&self) -> Vec<Arc<Followed>> {
         self.0.decisions.recent()
+    }
+
+    /// Tells this process from others whose decisions begin at 1, too.
+    pub fn epoch(&self) -> u64 {
+        self.0.decisions.epoch()
+    }
+
+    /// Records every decision from here on in an audit log, too.
+    pub fn audit(&self, audit: Audit) {
+        self.0.decisions.audit(audit);
+    }
+
+    /// Records of the audit log; none without one.
+    pub fn audit_counts(&self) -> Option<AuditCounts> {
+        self.0.decisions.audit_counts()
     }
 
     /// Counts of decisions.

@@ -8,6 +8,7 @@
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
 pub mod api;
+pub mod audit;
 pub mod config;
 mod connections;
 mod coverage;
@@ -27,7 +28,5 @@ pub mod options;
 pub mod wiring;
 mod workload;
 
-pub use enforcer::{
-    BindingStatus, EndpointConfig, EndpointStatus, Enforcer, EnforcerError, EnforcerOptions, LeaseStatus,
-};
+pub use enforcer::{EndpointConfig, Enforcer, EnforcerError, EnforcerOptions};
 pub use grant::{GrantRequest, Granted, Refused};

@@ -3,13 +3,16 @@
 use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use clap::Parser;
-use nameward_daemon::LogForm;
+use nameward_daemon::{
+    LogForm,
+    audit::{AuditOptions, AuditPlace},
+};
 
 use nameward_feed::tls::{Credentials, Remote, TlsError, TlsFiles};
 
-use crate::{
-    EnforcerOptions, api::ApiPlace, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions,
-};
+use nameward_api::serve::ApiPlace;
+
+use crate::{EnforcerOptions, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions};
 
 /// Where everything of a running system is.
 const RUN: &str = "/run/nameward";
@@ -47,9 +50,29 @@ pub struct Options {
 
     /// Serve endpoints, bindings, decisions, explanations, health and metrics here, to be read only
     ///
-    /// A socket can be opened by the owner and the group of this process; an address by all who reach it.
+    /// A socket can be opened by the owner and the group of this process. A loopback address answers to those who show
+    /// the token of --api-token-file.
     #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
     pub api: Option<ApiPlace>,
+
+    /// The token that clients of an address show (`Authorization: Bearer TOKEN`); a new one is made where there is no file
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub api_token_file: Option<PathBuf>,
+
+    /// Write every decision to a file, or to standard output with -, as JSON lines in OCSF 1.8 (class 4001)
+    ///
+    /// Records are numbered, and what could not be written is said: `nameward audit verify FILE` shows that none is
+    /// missing. A file that is moved away is made anew.
+    #[arg(long, value_name = "FILE | -")]
+    pub audit_log: Option<AuditPlace>,
+
+    /// Size in MiB at which the audit log's file is turned over (FILE.1 is the one before)
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub audit_log_size: u64,
+
+    /// How many turned-over files of the audit log are kept
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub audit_log_keep: usize,
 
     /// Take every program, map, pin, link and file of ours away, and end
     #[arg(long)]
@@ -162,6 +185,12 @@ impl Options {
                 ..standard
             },
         }
+    }
+
+    /// The audit log, where one is wanted.
+    pub fn audit(&self) -> Option<AuditOptions> {
+        let place = self.audit_log.clone()?;
+        Some(AuditOptions { place, max_bytes: self.audit_log_size << 20, keep: self.audit_log_keep })
     }
 
     /// Where resolvers are.

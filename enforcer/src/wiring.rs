@@ -10,11 +10,13 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
+use nameward_api::serve::serve;
 use nameward_daemon::{StopSignals, Tasks, log, supervisor};
 
 use self::follow::Follower;
 use crate::{
     Enforcer, api,
+    audit::Audit,
     config::{Config, HostAllowed},
     endpoints::chain_text,
     feed_client::FeedClient,
@@ -53,6 +55,10 @@ async fn enforce(options: &Options, config: Config) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let places = options.places()?;
     let enforcer = open(options, &config)?;
+    if let Some(wanted) = options.audit() {
+        let audit = Audit::start(&wanted, &options.node());
+        enforcer.audit(audit.context("cannot write --audit-log")?);
+    }
     let feed = FeedClient::new(places, options.node(), Arc::new(enforcer.clone()));
     let mut tasks = Tasks::new();
     start_tasks(options, &enforcer, &feed, &mut tasks)?;
@@ -106,8 +112,9 @@ fn start_tasks(
         Ok(())
     });
     if let Some(place) = &options.api {
-        let listening = place.listen().with_context(|| format!("cannot serve --api {place}"))?;
-        let serving = api::serve_at(enforcer.clone(), listening);
+        let listening = place.listen(options.api_token_file.as_deref());
+        let listening = listening.with_context(|| format!("cannot serve --api {place}"))?;
+        let serving = serve(api::site(enforcer.clone(), &options.node()), listening);
         tasks.spawn("API", async { Ok(serving.await?) });
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Parser;
+use nameward_api::serve::ApiPlace;
 use nameward_daemon::LogForm;
 use nameward_feed::{
     folder,
@@ -107,6 +108,17 @@ pub struct Options {
     /// Give up root's rights for this user's once all sockets are open (name or number)
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
+
+    /// Serve metrics for Prometheus (/metrics) and health (/healthz) here
+    ///
+    /// A socket can be opened by the owner and the group of this process. A loopback address answers to those who show
+    /// the token of --metrics-token-file.
+    #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
+    pub metrics: Option<ApiPlace>,
+
+    /// The token that clients of an address show; a new one is made where there is no file
+    #[arg(long, value_name = "FILE", requires = "metrics")]
+    pub metrics_token_file: Option<PathBuf>,
 
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]

@@ -5,6 +5,7 @@
 mod dns_sockets;
 mod feeds;
 mod listening;
+pub mod metrics;
 mod privileges;
 mod static_endpoints;
 mod upstreams;
@@ -13,6 +14,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use nameward_api::serve::ApiListener;
 use nameward_daemon::{StopSignals, Tasks, log, supervisor};
 use nameward_feed::sockets::DnsSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -97,6 +99,7 @@ struct Opened {
     from: OpenedSource,
     /// Sockets of `--listen`.
     sockets: Vec<DnsSocket>,
+    metrics: Option<ApiListener>,
 }
 
 enum OpenedSource {
@@ -112,7 +115,7 @@ impl Opened {
             }
             Source::File { file, listen } => (OpenedSource::File(file), listen),
         };
-        Ok(Self { from, sockets: listening::open(&listen)? })
+        Ok(Self { from, sockets: listening::open(&listen)?, metrics: metrics::open(options)? })
     }
 }
 
@@ -120,10 +123,14 @@ async fn serve(options: &Options, upstreams: Upstreams, bounds: Bounds, opened: 
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::new();
     let config = config(options, upstreams, bounds);
+    let endpoints = Arc::new(Endpoints::new());
     let (server, sockets) = match opened.from {
-        OpenedSource::Feed(feeds) => serve_feeds(config, feeds, &mut tasks)?,
-        OpenedSource::File(file) => serve_file(config, file, &mut tasks)?,
+        OpenedSource::Feed(feeds) => serve_feeds(config, &endpoints, feeds, &mut tasks)?,
+        OpenedSource::File(file) => serve_file(config, &endpoints, file, &mut tasks)?,
     };
+    if let Some(listener) = opened.metrics {
+        metrics::serve(listener, &server, &endpoints, &mut tasks);
+    }
     sockets.replace(OURS, opened.sockets);
     supervisor::ready();
     tracing::info!("serving");
@@ -143,10 +150,14 @@ async fn serve(options: &Options, upstreams: Upstreams, bounds: Bounds, opened: 
 }
 
 /// Endpoints, rules and DNS sockets come from enforcers, and grants go to them (S4).
-fn serve_feeds(config: ServerConfig, feeds: Feeds, tasks: &mut Tasks) -> Result<(Server, Arc<DnsSockets>)> {
-    let endpoints = Arc::new(Endpoints::new());
+fn serve_feeds(
+    config: ServerConfig,
+    endpoints: &Arc<Endpoints>,
+    feeds: Feeds,
+    tasks: &mut Tasks,
+) -> Result<(Server, Arc<DnsSockets>)> {
+    let endpoints = Arc::clone(endpoints);
     let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
-
     let server =
         Server::new(config, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>, Arc::new(AuditLog));
     let sockets = Arc::new(DnsSockets::new(server.clone()));
@@ -157,8 +168,13 @@ fn serve_feeds(config: ServerConfig, feeds: Feeds, tasks: &mut Tasks) -> Result<
 }
 
 /// Endpoints and rules come from a file, and nothing is enforced (S2).
-fn serve_file(config: ServerConfig, file: PathBuf, tasks: &mut Tasks) -> Result<(Server, Arc<DnsSockets>)> {
-    let endpoints = Arc::new(Endpoints::new());
+fn serve_file(
+    config: ServerConfig,
+    endpoints: &Arc<Endpoints>,
+    file: PathBuf,
+    tasks: &mut Tasks,
+) -> Result<(Server, Arc<DnsSockets>)> {
+    let endpoints = Arc::clone(endpoints);
     let followed = StaticEndpoints::open(file, Arc::clone(&endpoints))?;
     let config = ServerConfig { believe_sources: true, ..config };
     let server = Server::new(config, endpoints, Arc::new(Acknowledge), Arc::new(AuditLog));

@@ -39,11 +39,11 @@ pub(crate) fn assert_denied(attempts: &[Attempt]) {
         let mut reasons: Vec<&str> = attempts.iter().map(|attempt| attempt.reason).collect();
         reasons.sort_unstable();
         reasons.dedup();
-        let mut told = Vec::new();
+        let mut told: Vec<String> = Vec::new();
         while told.len() < reasons.len() {
-            let decision =
-                guard.denied(|one| reasons.contains(&one.reason) && !told.contains(&one.reason)).await;
-            told.push(decision.reason);
+            let fresh = |reason: &str| reasons.contains(&reason) && !told.iter().any(|known| known == reason);
+            let decision = guard.denied(|one| fresh(&one.reason)).await;
+            told.push(decision.reason.to_string());
         }
     });
 }

@@ -41,7 +41,7 @@ fn b03_an_address_that_nobody_resolved() {
         guard.start();
         assert_eq!(world.send(&[syn(), tcp(OWN, (NAMED4, 443), "S")]), [false, true]);
         let denied = guard.denied(|decision| decision.remote.to_string() == UNKNOWN4).await;
-        assert_eq!((denied.reason, denied.name_or_unknown()), ("no-match", "never resolved"));
+        assert_eq!((&*denied.reason, denied.name_or_unknown()), ("no-match", "never resolved"));
         assert_eq!(guard.count("no-match"), 1);
     });
 }
@@ -247,7 +247,7 @@ fn b38_invited_from_outside() {
         assert!(invite(Duration::from_millis(300)).is_err());
         assert!(server.accept().is_err(), "the workload saw it");
         let denied = guard.denied(|decision| decision.reason == "inbound").await;
-        assert_eq!((denied.direction, denied.remote.to_string().as_str()), ("ingress", "10.7.1.1"));
+        assert_eq!((denied.direction.word(), denied.remote.to_string().as_str()), ("ingress", "10.7.1.1"));
         assert_eq!(guard.count("reply"), 0);
         // Where it is admitted, what goes out is counted as a reply, with its bytes.
         guard.enforcer.apply_rules(&uid(1), rules(&["app.example.com"], Inbound::All)).unwrap();

@@ -21,7 +21,7 @@ use std::{
 
 use nameward_enforcer::{
     EndpointConfig, Enforcer, EnforcerOptions, GrantRequest,
-    decisions::Decision,
+    decisions::{Decision, Followed},
     kernel::{Attachment, Host, HostOptions},
 };
 use nameward_policy::{
@@ -165,7 +165,7 @@ impl Drop for World {
 /// An enforcer, and what it said.
 pub(crate) struct Guard {
     pub(crate) enforcer: Enforcer,
-    decisions: broadcast::Receiver<Arc<Decision>>,
+    decisions: broadcast::Receiver<Arc<Followed>>,
 }
 
 impl Guard {
@@ -215,7 +215,7 @@ impl Guard {
     }
 
     /// Waits for the event of a denied packet of workload 1.
-    pub(crate) async fn denied(&mut self, wanted: impl Fn(&Decision) -> bool) -> Arc<Decision> {
+    pub(crate) async fn denied(&mut self, wanted: impl Fn(&Decision) -> bool) -> Arc<Followed> {
         let found = async {
             loop {
                 let decision = self.decisions.recv().await.unwrap();

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use nameward_enforcer::{EndpointConfig, EndpointStatus, Enforcer, EnforcerOptions, GrantRequest};
+use nameward_api::types::EndpointStatus;
+use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, GrantRequest};
 use nameward_policy::{
     Adopt, ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
     RuleSet, Settings,

@@ -13,7 +13,7 @@ use std::{
 
 use nameward_enforcer::{
     EndpointConfig, Enforcer, EnforcerOptions, GrantRequest, Refused,
-    decisions::Decision,
+    decisions::{Decision, Followed},
     kernel::{Attachment, attached_programs},
 };
 use nameward_policy::{
@@ -56,7 +56,7 @@ pub(crate) fn rules_with(names: &[(&str, PortSpec)], settings: Settings) -> Arc<
 /// A host that enforces, in the calling process.
 pub(crate) struct Guarding {
     pub(crate) enforcer: Enforcer,
-    pub(crate) decisions: broadcast::Receiver<Arc<Decision>>,
+    pub(crate) decisions: broadcast::Receiver<Arc<Followed>>,
     _tasks: tokio::task::JoinSet<&'static str>,
 }
 
@@ -75,7 +75,7 @@ impl Guarding {
     }
 
     /// Waits for a decision that `wanted` accepts.
-    pub(crate) async fn decision(&mut self, wanted: impl Fn(&Decision) -> bool) -> Arc<Decision> {
+    pub(crate) async fn decision(&mut self, wanted: impl Fn(&Decision) -> bool) -> Arc<Followed> {
         tokio::time::timeout(WAIT, async {
             loop {
                 let decision = self.decisions.recv().await.unwrap();
@@ -210,13 +210,13 @@ fn an_allowed_name_passes_and_the_rest_is_refused_at_once_by_name() {
             assert!(is_refused(&connect(&workload, &web)));
             let remote: IpAddr = address.parse().unwrap();
             let denied = guarding.decision(|decision| decision.remote == remote).await;
-            assert_eq!((denied.verdict, denied.reason), ("deny", "no-match"));
+            assert_eq!((denied.verdict.word(), &*denied.reason), ("deny", "no-match"));
             assert_eq!(denied.name_or_unknown(), "never resolved");
             guarding.enforcer.grant(&hour(&workload, "app.example.com", &[address])).unwrap();
             assert!(is_alive(&connect(&workload, &web).unwrap()));
             assert!(is_refused(&connect(&workload, &other)));
             let denied = guarding.decision(|decision| decision.remote_port == 81).await;
-            assert_eq!((denied.reason, denied.name.as_deref()), ("port", Some("app.example.com")));
+            assert_eq!((&*denied.reason, denied.name.as_deref()), ("port", Some("app.example.com")));
             assert_eq!(denied.policy.as_deref(), Some("EgressPolicy ci/runners rule rule-0"));
         }
         let refused = guarding.enforcer.grant(&hour(&workload, "evil.example.org", &["203.0.113.11"]));
@@ -253,7 +253,7 @@ fn expiry_stops_new_connections_and_no_live_one() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let denied = guarding.decision(|decision| decision.is_denied()).await;
-        assert_eq!((denied.reason, denied.name.as_deref()), ("expired", Some("app.example.com")));
+        assert_eq!((&*denied.reason, denied.name.as_deref()), ("expired", Some("app.example.com")));
         assert!(is_alive(&live));
         // Promise 3: an unrelated edit asks whether the name is allowed, not whether the grant has lapsed.
         let edited = rules(&[("app.example.com", WEB), ("other.example.com", WEB)]);
@@ -309,7 +309,7 @@ fn a_change_of_rules_judges_live_connections_again() {
         assert!(is_alive(&kept));
         assert!(is_refused(&connect(&workload, "203.0.113.11:80")));
         let denied = guarding.decision(|decision| decision.is_denied()).await;
-        assert_eq!((denied.reason, denied.name.as_deref()), ("no-match", Some("old.example.com")));
+        assert_eq!((&*denied.reason, denied.name.as_deref()), ("no-match", Some("old.example.com")));
         let stale = guarding.enforcer.grant(&hour(&workload, "app.example.com", &["203.0.113.12"]));
         assert_eq!(stale, Err(Refused::StaleGeneration { asked: 1, current: 2 }));
     });

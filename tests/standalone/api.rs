@@ -34,7 +34,7 @@ pub(crate) fn metric(socket: &Path, sample: &str) -> Option<f64> {
 #[track_caller]
 fn assert_refused(socket: &Path, path: &str, status: u16, says: &str) {
     let (found, body) = json(socket, path);
-    let error = body["error"].as_str().unwrap_or_default();
+    let error = body["detail"].as_str().unwrap_or_default();
     assert_eq!(found, status, "{path}: {body}");
     assert!(error.contains(says), "{path}: {error:?}");
 }
@@ -57,6 +57,7 @@ fn curl_reads_endpoints_bindings_decisions_and_explanations() {
     let binding = &bindings["items"][0];
     assert_eq!((&binding["endpoint"], &binding["name"]), (&"ci/veth".into(), &"allowed.example".into()));
     let lease = &binding["addresses"][0];
+    assert_eq!(binding["rules"][0], serde_json::json!({"policy": "EgressPolicy ci/ci", "rule": "web"}));
     assert_eq!(lease["address"], "198.51.100.10");
     assert!(lease["secondsLeft"].as_u64() > Some(0), "{lease}");
     let ends: jiff::Timestamp = lease["expiresAt"].as_str().unwrap().parse().unwrap();
@@ -118,20 +119,21 @@ fn readiness_and_metrics_follow_the_host() {
     assert_eq!(metric(&api, "nameward_answer_path_whole"), Some(0.0));
 }
 
-/// Each sample follows HELP and TYPE of its family, and counters end in `_total`.
-fn assert_exposition(page: &str) {
-    let mut family = ("", "");
+/// Each sample follows HELP and TYPE of its family; those of counters end in `_total`; the page has its end.
+pub(crate) fn assert_exposition(page: &str) {
+    let mut family = (String::new(), "");
     for line in page.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
-            family = rest.split_once(' ').unwrap();
-            assert_eq!(family.1 == "counter", family.0.ends_with("_total"), "{line}");
-            assert!(page.contains(&format!("# HELP {} ", family.0)), "{line}");
+            let (name, kind) = rest.split_once(' ').unwrap();
+            family = (name.to_owned() + if kind == "counter" { "_total" } else { "" }, kind);
+            assert!(page.contains(&format!("# HELP {name} ")), "{line}");
         } else if !line.starts_with('#') {
             let name = line.split(['{', ' ']).next().unwrap();
             assert_eq!(name, family.0, "{line}");
             assert!(line.rsplit_once(' ').unwrap().1.parse::<f64>().is_ok(), "{line}");
         }
     }
+    assert!(page.ends_with("# EOF\n"), "{page}");
 }
 
 #[test]
@@ -147,17 +149,22 @@ fn an_address_is_served_too_and_a_file_in_the_way_stays() {
     assert!(said.contains("there is a file of another kind at this path"), "{said}");
     assert_eq!(std::fs::read_to_string(precious).unwrap(), "text");
     let log = host.folder.path().join("address.log");
+    let token = host.folder.path().join("token");
     let mut command = host.enforcer_command();
-    let mut process = nameward_test_support::Daemon::start(
-        "nameward-enforcer",
-        command.args(["--api", "127.0.0.1:8053"]),
-        &log,
-    )
-    .unwrap();
-    let fetch = || {
+    command.args(["--api", "127.0.0.1:8053", "--api-token-file"]).arg(&token);
+    let mut process = nameward_test_support::Daemon::start("nameward-enforcer", &mut command, &log).unwrap();
+    let fetch = |path: &str, header: &str| {
         let mut curl = host.internet.host().command("curl");
-        let output = curl.args(["-sS", "--max-time", "2", "http://127.0.0.1:8053/healthz"]).output();
-        output.unwrap().stdout == b"ok\n"
+        curl.args(["-sS", "--max-time", "2", "-w", "\n%{http_code}", "-H", header]);
+        let output = curl.arg(format!("http://127.0.0.1:8053{path}")).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    process.wait(SOON, fetch).unwrap();
+    process.wait(SOON, || fetch("/healthz", "x: y") == "ok\n\n200").unwrap();
+    let refused = fetch("/v1/endpoints", "x: y");
+    assert!(refused.ends_with("401") && refused.contains("--api-token-file"), "{refused}");
+    let shown = std::fs::read_to_string(&token).unwrap();
+    assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
+    let header = format!("Authorization: Bearer {}", shown.trim());
+    // It serves before its endpoints are attached.
+    process.wait(SOON, || fetch("/v1/endpoints", &header).contains("ci/veth")).unwrap();
 }

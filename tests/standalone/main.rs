@@ -12,5 +12,7 @@ mod input;
 mod latency;
 mod pair;
 mod pair_lab;
+mod prometheus;
 mod reloads;
 mod resolver;
+mod seeing;

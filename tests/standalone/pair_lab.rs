@@ -151,6 +151,9 @@ impl Host {
             Part::Resolver => {
                 let mut command = self.inside("nameward-resolver");
                 command.args(["--feed", &feed, "--upstream", DNS]);
+                command
+                    .arg("--metrics")
+                    .arg(format!("unix:{}", self.folder.path().join("metrics.sock").display()));
                 let log = self.folder.path().join(format!("resolver{}.log", fresh()));
                 let mut process = Daemon::start("nameward-resolver", &mut command, &log).unwrap();
                 process.wait(READY, || read(&log).contains("serving")).unwrap();
@@ -174,6 +177,7 @@ impl Host {
         command.arg("--feed").arg(format!("unix:{}", self.feed().display()));
         command.args(["--instance", &self.instance, "--config"]).arg(&self.config);
         command.arg("--state").arg(self.folder.path().join("state"));
+        command.arg("--audit-log").arg(self.folder.path().join("audit.log"));
         command
     }
 

@@ -59,17 +59,14 @@ fn documentation(workspace: &Workspace) -> Result<()> {
     run(workspace.cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }
 
-/// Files that a program writes are committed; it says whether it would write others.
+/// Programs that write committed files; each says with `--check` whether it would write others.
+const GENERATORS: [(&str, &str); 3] =
+    [("nameward-crds", "crdgen"), ("nameward-api", "openapigen"), ("nameward-tests", "metricsgen")];
+
 fn generated_files(workspace: &Workspace) -> Result<()> {
-    run(&mut workspace.cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "--package",
-        "nameward-crds",
-        "--bin",
-        "crdgen",
-        "--",
-        "--check",
-    ]))
+    for (package, program) in GENERATORS {
+        let program = ["--package", package, "--bin", program, "--", "--check"];
+        run(workspace.cargo(&["run", "--quiet", "--locked"]).args(program))?;
+    }
+    Ok(())
 }

@@ -24,8 +24,10 @@ use crate::{
 
 const UNIT: &str = "unit";
 const PACKAGE: &str = "nameward-tests";
+/// Packages with tests in a folder of their own, which belong to [`UNIT`].
+const WITH_TESTS: [&str; 1] = ["nameward-crds"];
 /// Levels that need neither root nor a kernel of the right kind.
-const UNPRIVILEGED: [&str; 2] = [UNIT, "model"];
+const UNPRIVILEGED: [&str; 3] = [UNIT, "http", "model"];
 /// A file to which skipped tests add their names, see `nameward_test_support::privileged`.
 const SKIPPED: &str = "NAMEWARD_SKIPPED";
 /// How long the removal of what a killed level left may take.
@@ -122,7 +124,7 @@ impl<'a> Session<'a> {
         }
         let deadline = Instant::now() + Duration::from_secs(60 * selection.limit);
         let mut report = Report::default();
-        for target in targets(level) {
+        for target in targets(self.workspace, level) {
             let mut cargo = self.cargo(&target);
             report += tally::run(cargo.args(&selection.filter), deadline)?;
         }
@@ -156,14 +158,14 @@ impl<'a> Session<'a> {
     fn without_root(&self, level: &str) -> Result<Report> {
         eprintln!("{level} needs root: skipped");
         let mut report = Report::default();
-        for target in targets(level) {
+        for target in targets(self.workspace, level) {
             let list = output(self.cargo(&target).args(["--", "--list"]))?;
             report.tally.skipped += list.lines().filter(|line| line.ends_with(": test")).count() as u64;
         }
         Ok(report)
     }
 
-    fn cargo(&self, target: &[&str]) -> Command {
+    fn cargo(&self, target: &[String]) -> Command {
         let mut cargo = self.workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
         cargo.args(target).env(SKIPPED, &self.skipped).env("PATH", &self.path);
         cargo.env("NAMEWARD_BIN_DIR", &self.programs).env("NAMEWARD_BIN", self.programs.join("nameward"));
@@ -181,8 +183,16 @@ impl Drop for Session<'_> {
 }
 
 /// What selects a level; documentation has to be asked for apart.
-fn targets(level: &str) -> Vec<Vec<&str>> {
-    if level == UNIT { vec![vec!["--lib", "--bins"], vec!["--doc"]] } else { vec![vec!["--test", level]] }
+fn targets(workspace: &Workspace, level: &str) -> Vec<Vec<String>> {
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if level != UNIT {
+        return vec![words(&["--test", level])];
+    }
+    let mut own = words(&["--lib", "--bins"]);
+    for package in WITH_TESTS {
+        workspace.targets(package, "test").iter().for_each(|test| own.extend(words(&["--test", test])));
+    }
+    vec![own, words(&["--doc"])]
 }
 
 /// What came of a level.

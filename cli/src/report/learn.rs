@@ -43,7 +43,8 @@ struct Asked {
 }
 
 impl Learned {
-    pub(super) fn add(&mut self, subject: &Subject) {
+    /// Takes what was asked for.
+    pub(crate) fn add(&mut self, subject: &Subject) {
         if self.names.len() + self.addresses.len() >= KEPT {
             return;
         }
@@ -77,17 +78,20 @@ impl Learned {
 
     /// Writes the policy.
     pub(crate) fn write(&self, file: &Path, command: &str) -> Result<()> {
-        std::fs::write(file, self.to_policy(command))
-            .with_context(|| format!("cannot write {}", file.display()))
+        std::fs::write(
+            file,
+            self.to_policy(&format!("What this asked for: {command}"), ("default", "learned")),
+        )
+        .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// As many policies as their limits need, in one file.
-    fn to_policy(&self, command: &str) -> String {
+    pub(crate) fn to_policy(&self, title: &str, (namespace, name): (&str, &str)) -> String {
         // Readers of YAML 1.1 end a comment at these separators, too.
         let breaks =
             |character: &char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
-        let command: String = command.chars().filter(|character| !breaks(character)).collect();
-        let mut text = format!("# What this asked for: {command}\n");
+        let title: String = title.chars().filter(|character| !breaks(character)).collect();
+        let mut text = format!("# {title}\n");
         let rules = self.rules();
         let documents: Vec<&[LearnedRule]> = match rules.is_empty() {
             true => vec![&[]],
@@ -97,7 +101,7 @@ impl Learned {
             if number > 0 {
                 text.push_str("---\n");
             }
-            document(&mut text, number + 1, rules);
+            document(&mut text, (namespace, name), number + 1, rules);
         }
         text
     }
@@ -132,13 +136,13 @@ struct LearnedRule {
     private: bool,
 }
 
-fn document(text: &mut String, number: usize, rules: &[LearnedRule]) {
+fn document(text: &mut String, (namespace, name): (&str, &str), number: usize, rules: &[LearnedRule]) {
     let suffix = if number > 1 { format!("-{number}") } else { String::new() };
     // Writing to a String cannot fail.
     writeln!(
         text,
-        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata:\n  name: learned{suffix}\n  \
-         namespace: default\nspec:\n  podSelector: {{}}"
+        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata:\n  name: {name}{suffix}\n  \
+         namespace: {namespace}\nspec:\n  podSelector: {{}}"
     )
     .ok();
     text.push_str(if rules.is_empty() { "  egress: []\n" } else { "  egress:\n" });
@@ -212,7 +216,7 @@ mod tests {
     }
 
     fn read(learned: &Learned, command: &str) -> file::PolicyFile {
-        let text = learned.to_policy(command);
+        let text = learned.to_policy(command, ("default", "learned"));
         file::read(&text, Path::new("learned.yaml")).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
     }
 

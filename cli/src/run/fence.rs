@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use nameward_api::serve::ApiPlace;
 use nameward_enforcer::kernel::{self, Attachment, HostOptions};
 use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decisions};
 use nameward_policy::{ClusterRanges, Inbound, Isolation, Rule, RuleSet, Settings};
@@ -44,14 +45,14 @@ pub(crate) struct FenceOptions<'a> {
     pub(crate) audit: bool,
     /// DNS servers to ask.
     pub(crate) upstream: &'a [SocketAddr],
-    /// Where to tell what is known, over HTTP.
-    pub(crate) api: Option<SocketAddr>,
+    /// Where to tell what is known, over HTTP, and the file of the token for an address.
+    pub(crate) api: Option<(&'a ApiPlace, Option<&'a Path>)>,
 }
 
 /// The fence, up.
 pub(crate) struct Fence {
     enforcer: Enforcer,
-    packets: broadcast::Receiver<Arc<decisions::Decision>>,
+    packets: broadcast::Receiver<Arc<decisions::Followed>>,
     questions: Questions,
     tasks: JoinSet<&'static str>,
     /// Decisions that came faster than they could be told.
@@ -63,7 +64,7 @@ pub(crate) struct Fence {
 impl Fence {
     /// Attaches the programs, puts the rules into force and serves DNS. When it returns, nothing of the cgroup gets
     /// through that is not allowed.
-    pub(crate) async fn raise(options: FenceOptions<'_>) -> Result<Self> {
+    pub(crate) fn raise(options: FenceOptions<'_>) -> Result<Self> {
         let settings = Settings { inbound: Inbound::None, ..Settings::default() };
         let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
         let cluster = ClusterRanges::default();
@@ -79,10 +80,10 @@ impl Fence {
         let sockets = enforcer.dns_sockets().context("cannot share the DNS sockets")?;
         let serving = sockets.into_iter().map(|socket| server.serve(socket)).collect::<io::Result<_>>();
         let serving = serving.context("cannot serve DNS")?;
-        if let Some(address) = options.api {
-            let listener = tokio::net::TcpListener::bind(address).await;
-            let listener = listener.with_context(|| format!("cannot serve --api {address}"))?;
-            let serving = api::serve(enforcer.clone(), listener);
+        if let Some((place, token_file)) = options.api {
+            let listening =
+                place.listen(token_file).with_context(|| format!("cannot serve --api {place}"))?;
+            let serving = nameward_api::serve::serve(api::site(enforcer.clone(), options.name), listening);
             tasks.spawn(async {
                 drop(serving.await);
                 "api"
@@ -192,14 +193,14 @@ fn packet(decision: &decisions::Decision) -> Fact {
             address: decision.remote,
             port: decision.remote_port,
             name: decision.name.clone(),
-            inbound: decision.direction == "ingress",
+            inbound: decision.direction == decisions::Direction::Ingress,
         },
         verdict: match decision.verdict {
-            "pass" => Verdict::Pass,
-            "would-deny" => Verdict::WouldDeny,
-            _ => Verdict::Deny,
+            decisions::Verdict::Pass => Verdict::Pass,
+            decisions::Verdict::WouldDeny => Verdict::WouldDeny,
+            decisions::Verdict::Deny => Verdict::Deny,
         },
-        reason: decision.reason.to_owned(),
+        reason: decision.reason.to_string(),
         policy: decision.policy.clone(),
     }
 }

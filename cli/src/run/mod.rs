@@ -121,9 +121,8 @@ impl<'a> Prepared<'a> {
             rules: &self.rules.rules,
             audit: self.arguments.audit,
             upstream: self.upstream.servers(),
-            api: self.arguments.api,
-        })
-        .await?;
+            api: self.arguments.api.as_ref().map(|place| (place, self.arguments.api_token_file.as_deref())),
+        })?;
         self.upstream.answered_or_fail()?;
         wait_until_ready(sandbox)?;
         sandbox.go()?;

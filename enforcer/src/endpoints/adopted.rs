@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use nameward_abi::{Flow, FlowKey, FlowState, Reason};
+pub use nameward_api::types::AdoptedConnection;
 use nameward_policy::{BootTime, Destination, KernelMode, RuleSet, explain};
-use serde::Serialize;
 
 use super::{Endpoint, EndpointError};
 use crate::{
@@ -14,17 +14,6 @@ use crate::{
 };
 
 const TCP: u8 = 6;
-
-/// A connection that goes on although no rule allows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct AdoptedConnection {
-    /// The workload's end; none when only its socket is known (cgroups, after a restart).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub local: Option<SocketAddr>,
-    /// The other end; none likewise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remote: Option<SocketAddr>,
-}
 
 /// Those that have not ended yet, as far as was last seen.
 pub(super) type AdoptedConnections = HashMap<FlowKey, AdoptedConnection>;

@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
+use nameward_api::filter::BindingFilter;
 use nameward_policy::{
     Admission, Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants,
-    Inbound, KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, QueryDecision, RuleSet, Settings,
-    explain,
+    Inbound, KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, Pattern, QueryDecision, RuleSet,
+    Settings, explain,
 };
 use thiserror::Error;
 
@@ -114,6 +115,27 @@ impl<S: KernelStore> Endpoint<S> {
     /// The names and addresses that are known, lapsed ones too.
     pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
         self.bindings.iter()
+    }
+
+    /// Those whose names and addresses pass a filter, by name. A single name or address is looked up, not searched for.
+    pub fn bindings_like(&self, filter: &BindingFilter) -> Vec<&Binding> {
+        let passes = |binding: &&Binding| {
+            filter.passes_name(&binding.name)
+                && (filter.address.is_none()
+                    || binding.addresses.iter().any(|lease| filter.passes_address(lease.address)))
+        };
+        if let Some(Pattern::Exact(name)) = &filter.name {
+            return self.bindings.of(name).into_iter().filter(passes).collect();
+        }
+        if let Some(address) = filter.single_address() {
+            return self.bindings.names_of(address).map(|(binding, _)| binding).filter(passes).collect();
+        }
+        self.bindings.iter().filter(passes).collect()
+    }
+
+    /// The names behind an id of the kernel's; none when they are not known.
+    pub fn names_of_id(&self, id: u32) -> &[Name] {
+        self.grants.names_of(id).unwrap_or_default()
     }
 
     /// Whether something lapses after `now` and before `then`.

@@ -8,94 +8,20 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use nameward_api::{
+    filter::BindingFilter,
+    types::{BindingStatus, Counts, EndpointStatus, LeaseStatus, Mode, RuleName, TrafficStatus},
+};
 use nameward_feed::sockets::DnsSocket;
-use nameward_policy::{Binding, BootTime, Destination, Explanation, KernelMode};
-use serde::Serialize;
+use nameward_policy::{Binding, BootTime, Destination, Explanation, KernelMode, Name, RuleSet};
 
 use super::{Enforcer, EnforcerError, Guarded, now, problems::Problem};
 use crate::{
     GrantRequest, Granted, Refused,
-    endpoints::AdoptedConnection,
+    decisions::ip,
     feed_client::{Backend, BindingView, EndpointView},
-    kernel::{Attachment, BootNanos},
+    kernel::{Attachment, BootNanos, KernelStore},
 };
-
-/// An endpoint as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointStatus {
-    /// Its identifier.
-    pub uid: Arc<str>,
-    /// What people call it.
-    pub name: String,
-    /// `interface NAME` or `cgroup PATH`.
-    pub attachment: String,
-    /// Its own addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Generation of its rules; 0 = none yet.
-    pub generation: u32,
-    /// `enforce`, `audit` or `not-isolated`; none before it has rules.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<&'static str>,
-    /// Names with an address that new connections may use.
-    pub live_names: usize,
-    /// Addresses of names that new connections may use.
-    pub live_addresses: usize,
-    /// What is wrong with it; it is tried again by itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// What its fence does not hold, and why; absent when it holds everything.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub not_covered: Vec<String>,
-    /// Packets and bytes by reason; reasons that never came are left out.
-    pub counters: BTreeMap<&'static str, Counts>,
-    /// Events that were kept back.
-    pub lost_events: u64,
-    /// Repairs of map contents that were not what they should have been.
-    pub drift_repairs: u64,
-    /// Connections from before rules first isolated it, which go on until they end.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub adopted: Vec<AdoptedConnection>,
-}
-
-/// Which name gave which addresses to whom, and until when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BindingStatus {
-    /// Whom: the endpoint's identifier.
-    pub endpoint: Arc<str>,
-    /// The name that was asked for.
-    pub name: String,
-    /// The aliases between the name and its addresses in the last answer.
-    pub chain: Vec<String>,
-    /// When it was last asked for.
-    pub asked_at: Timestamp,
-    /// The addresses.
-    pub addresses: Vec<LeaseStatus>,
-}
-
-/// One address of a binding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LeaseStatus {
-    /// The address.
-    pub address: IpAddr,
-    /// When the last answer's TTL ends.
-    pub ttl_ends_at: Timestamp,
-    /// New connections are denied from here on. Later while the address is in use; held while expiry is frozen.
-    pub expires_at: Timestamp,
-    /// Time until then, in whole seconds; 0 = lapsed.
-    pub seconds_left: u64,
-}
-
-/// A counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes, layer 3.
-    pub bytes: u64,
-}
 
 impl Enforcer {
     /// All endpoints by identifier, also those that are wanted and could not be attached yet.
@@ -155,12 +81,77 @@ impl Enforcer {
     /// # Errors
     /// [`EnforcerError::NoSuchEndpoint`].
     pub fn binding_statuses(&self, uid: &str) -> Result<Vec<BindingStatus>, EnforcerError> {
-        Ok(binding_statuses(&*self.guarded(uid)?))
+        self.some_binding_statuses(uid, &BindingFilter::default(), None, usize::MAX)
     }
 
-    /// Those of all endpoints.
-    pub fn all_binding_statuses(&self) -> Vec<BindingStatus> {
-        self.all().iter().flat_map(|guarded| binding_statuses(guarded)).collect()
+    /// Those that pass a filter, by name; at most `limit` behind the name `after`.
+    ///
+    /// # Errors
+    /// [`EnforcerError::NoSuchEndpoint`].
+    pub fn some_binding_statuses(
+        &self,
+        uid: &str,
+        filter: &BindingFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BindingStatus>, EnforcerError> {
+        let guarded = self.guarded(uid)?;
+        let clock = Clock::now();
+        // What takes time is done without the lock: nobody's grant waits for somebody who asks.
+        let (found, rules) = {
+            let endpoint = guarded.lock();
+            let behind = |binding: &&Binding| after.is_none_or(|after| binding.name.as_str() > after);
+            let most = if filter.asks_for_more() { usize::MAX } else { limit };
+            let found = endpoint.bindings_like(filter).into_iter().filter(behind).take(most).cloned();
+            (found.collect::<Vec<Binding>>(), endpoint.rules().map(Arc::clone))
+        };
+        let statuses = found.iter().map(|binding| clock.binding_status(&guarded, rules.as_deref(), binding));
+        Ok(statuses.filter(|status| filter.passes_rest(status)).take(limit).collect())
+    }
+
+    /// Identifiers and names of all endpoints that are attached, by identifier.
+    pub fn endpoint_names(&self) -> Vec<(Arc<str>, String)> {
+        self.all().iter().map(|one| (one.config.uid.clone(), one.config.name.clone())).collect()
+    }
+
+    /// What an endpoint's live connections carry, by destination and reason.
+    ///
+    /// # Errors
+    /// [`EnforcerError::NoSuchEndpoint`], [`EnforcerError::Kernel`].
+    pub fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, EnforcerError> {
+        let guarded = self.guarded(uid)?;
+        let endpoint = guarded.lock();
+        let mut all: BTreeMap<(String, &'static str), TrafficStatus> = BTreeMap::new();
+        for (key, flow) in endpoint.store().flows()? {
+            let names = endpoint.names_of_id(flow.admitted_id);
+            let reason =
+                nameward_abi::Reason::from_number(flow.admitted_by).map_or("unknown", |reason| reason.word());
+            let destination = destination(names, ip(key.remote));
+            let one = all.entry((destination, reason)).or_insert_with_key(|(destination, _)| TrafficStatus {
+                endpoint: guarded.config.uid.clone(),
+                destination: destination.clone(),
+                reason: reason.into(),
+                rules: rules_of_all(endpoint.rules().map(|rules| &**rules), names),
+                flows: 0,
+                packets: 0,
+                bytes: 0,
+            });
+            one.flows += 1;
+            one.packets += flow.packets;
+            one.bytes += flow.bytes;
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// The rules of each endpoint that has rules, and when each of its names was last asked, by identifier.
+    pub(crate) fn rule_sets(&self) -> Vec<InForce> {
+        let each = |guarded: &Arc<Guarded>| {
+            let endpoint = guarded.lock();
+            let rules = Arc::clone(endpoint.rules()?);
+            let asked = endpoint.bindings().map(|binding| (binding.name.clone(), binding.asked_at));
+            Some(InForce { uid: guarded.config.uid.clone(), rules, asked: asked.collect() })
+        };
+        self.all().iter().filter_map(each).collect()
     }
 
     /// How long ago the kernel last heard that names are answered; none when it never has, or cannot be asked.
@@ -252,7 +243,7 @@ fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus,
         attachment: attachment(&guarded.config.attachment),
         addresses: guarded.config.addresses.clone(),
         generation: endpoint.generation(),
-        mode: endpoint.rules().map(|rules| mode_word(rules.kernel.mode)),
+        mode: endpoint.rules().map(|rules| mode(rules.kernel.mode)),
         live_names,
         live_addresses,
         problem: problem.map(|problem| problem.text).or_else(|| guarded.trouble()),
@@ -260,7 +251,7 @@ fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus,
             .into_iter()
             .filter(|(_, counter)| counter.packets != 0)
             .map(|(reason, counter)| {
-                (reason.word(), Counts { packets: counter.packets, bytes: counter.bytes })
+                (reason.word().into(), Counts { packets: counter.packets, bytes: counter.bytes })
             })
             .collect(),
         lost_events: endpoint.store().lost_events()?,
@@ -270,11 +261,11 @@ fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus,
     })
 }
 
-const fn mode_word(mode: KernelMode) -> &'static str {
+const fn mode(mode: KernelMode) -> Mode {
     match mode {
-        KernelMode::Enforce => "enforce",
-        KernelMode::Audit => "audit",
-        KernelMode::NotIsolated => "not-isolated",
+        KernelMode::Enforce => Mode::Enforce,
+        KernelMode::Audit => Mode::Audit,
+        KernelMode::NotIsolated => Mode::NotIsolated,
     }
 }
 
@@ -291,34 +282,73 @@ fn live_counts<'a>(bindings: impl Iterator<Item = &'a Binding>) -> (usize, usize
     (names, addresses.len())
 }
 
-fn binding_statuses(guarded: &Guarded) -> Vec<BindingStatus> {
-    let (now, clock) = (now(), Timestamp::now());
-    let endpoint = guarded.lock();
-    let status = |binding: &Binding| BindingStatus {
-        endpoint: guarded.config.uid.clone(),
-        name: binding.name.as_str().to_owned(),
-        chain: binding.chain.iter().map(|alias| alias.as_str().to_owned()).collect(),
-        asked_at: wall_clock(binding.asked_at, now, clock),
-        addresses: binding
-            .addresses
-            .iter()
-            .map(|lease| LeaseStatus {
-                address: lease.address,
-                ttl_ends_at: wall_clock(lease.ttl_ends, now, clock),
-                expires_at: wall_clock(lease.expires_at, now, clock),
-                seconds_left: lease.expires_at.since(now).as_secs(),
-            })
-            .collect(),
-    };
-    endpoint.bindings().map(status).collect()
+/// The rules of an endpoint, and when each of its names was last asked.
+pub(crate) struct InForce {
+    pub(crate) uid: Arc<str>,
+    pub(crate) rules: Arc<RuleSet>,
+    pub(crate) asked: Vec<(Name, BootTime)>,
 }
 
-/// The wall clock's time of a moment before or after now, to the second: clocks do not agree on more.
-fn wall_clock(moment: BootTime, now: BootTime, clock: Timestamp) -> Timestamp {
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let away = seconds(moment.since(now)) - seconds(now.since(moment));
-    let time = clock.checked_add(SignedDuration::from_secs(away)).unwrap_or(Timestamp::MAX);
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
+/// The two clocks at one moment: what is told in the kernel's becomes the wall's.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    boot: BootTime,
+    wall: Timestamp,
+}
+
+impl Clock {
+    pub(crate) fn now() -> Self {
+        Self { boot: now(), wall: Timestamp::now() }
+    }
+
+    /// The wall clock's time of a moment, to the second: clocks do not agree on more.
+    pub(crate) fn wall(self, moment: BootTime) -> Timestamp {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        let away = seconds(moment.since(self.boot)) - seconds(self.boot.since(moment));
+        let time = self.wall.checked_add(SignedDuration::from_secs(away)).unwrap_or(Timestamp::MAX);
+        Timestamp::from_second(time.as_second()).unwrap_or(time)
+    }
+
+    fn binding_status(self, guarded: &Guarded, rules: Option<&RuleSet>, binding: &Binding) -> BindingStatus {
+        let lease = |lease: &nameward_policy::Lease| LeaseStatus {
+            address: lease.address,
+            ttl_ends_at: self.wall(lease.ttl_ends),
+            expires_at: self.wall(lease.expires_at),
+            seconds_left: lease.expires_at.since(self.boot).as_secs(),
+        };
+        BindingStatus {
+            endpoint: guarded.config.uid.clone(),
+            name: binding.name.as_str().to_owned(),
+            chain: binding.chain.iter().map(|alias| alias.as_str().to_owned()).collect(),
+            asked_at: self.wall(binding.asked_at),
+            addresses: binding.addresses.iter().map(lease).collect(),
+            rules: rules.map(|rules| allowing(rules, &binding.name)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The names that a connection may have been meant for; else where it goes. TCP of cgroups does not say.
+fn destination(names: &[Name], remote: IpAddr) -> String {
+    match names {
+        [] if remote.is_unspecified() => "an address".into(),
+        [] => remote.to_string(),
+        names => names.iter().map(Name::as_str).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn rules_of_all(rules: Option<&RuleSet>, names: &[Name]) -> Vec<RuleName> {
+    let all = names.iter().flat_map(|name| rules.map(|rules| allowing(rules, name)).unwrap_or_default());
+    all.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The rules that allow a name.
+fn allowing(rules: &RuleSet, name: &Name) -> Vec<RuleName> {
+    let all = rules.rules_of(name).filter(|compiled| compiled.rule.effect == nameward_policy::Effect::Allow);
+    all.map(|compiled| RuleName {
+        policy: compiled.rule.policy.to_string(),
+        rule: compiled.rule.name.to_string(),
+    })
+    .collect()
 }
 
 fn view(guarded: &Guarded) -> Option<EndpointView> {

@@ -81,6 +81,12 @@ const PACKAGES: &[Package] = &[
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
     package("musl-tools", "musl-gcc", Stage::Test, "compiles a client with musl's resolver"),
     package("nodejs", "node", Stage::Test, "a client with a resolver in threads"),
+    package(
+        "prometheus",
+        "promtool",
+        Stage::Test,
+        "checks and tests the alerts, and parses the dashboard's queries",
+    ),
     package("python3", "/usr/bin/python3", Stage::Test, "programs that try to leave the fence"),
     package("qemu-system-x86", "qemu-system-x86_64", Stage::Test, "boots that kernel in a virtual machine"),
     package("unbound", "unbound", Stage::Test, "a recursive name server that validates"),
@@ -178,7 +184,8 @@ fn is_known(package: &str) -> bool {
 
 /// Servers that were installed for tests must not begin to serve this machine, now or at its next start.
 fn keep_services_stopped(installed: &[&Package]) {
-    let services = [("nsd", "nsd"), ("unbound", "unbound"), ("etcd-server", "etcd")];
+    let services =
+        [("nsd", "nsd"), ("prometheus", "prometheus"), ("unbound", "unbound"), ("etcd-server", "etcd")];
     let new = |name: &str| installed.iter().any(|package| package.name == name);
     for (_, service) in services.iter().filter(|(package, _)| new(package)) {
         if Path::new("/run/systemd/system").exists() {

@@ -1,18 +1,22 @@
-//! Where the API is served: a unix socket that only its owner and group may open, or an address.
+//! Where the API is served: a unix socket that only its owner and group may open, or a loopback address with a token.
 
 use std::{
     fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+
+use super::Token;
 
 /// Connections that wait to be accepted.
-const BACKLOG: i32 = 64;
+const BACKLOG: i32 = 1_024;
 /// For the owner and the group of the process.
 const MODE: u32 = 0o660;
 
@@ -21,7 +25,7 @@ const MODE: u32 = 0o660;
 pub enum ApiPlace {
     /// `unix:PATH`.
     Unix(PathBuf),
-    /// `ADDR:PORT`. Everybody who reaches it may read.
+    /// `ADDR:PORT`, loopback only. Who has the token may read.
     Address(SocketAddr),
 }
 
@@ -32,9 +36,19 @@ impl FromStr for ApiPlace {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(_) => Err("the path must begin with /".into()),
-            None => text.parse().map(Self::Address).map_err(|_| {
-                format!("write unix:{text} for a socket, or ADDR:PORT with a numeric address ([::1]:8080)")
-            }),
+            None => {
+                let address: SocketAddr = text.parse().map_err(|_| {
+                    format!(
+                        "write unix:{text} for a socket, or ADDR:PORT with a numeric address ([::1]:8080)"
+                    )
+                })?;
+                if address.ip().is_loopback() {
+                    return Ok(Self::Address(address));
+                }
+                Err("only a loopback address, since nothing would protect the token on a network: write 127.0.0.1:PORT \
+                     or unix:PATH"
+                    .into())
+            }
         }
     }
 }
@@ -53,25 +67,28 @@ impl std::fmt::Display for ApiPlace {
 pub enum ApiListener {
     /// A unix socket.
     Unix(UnixListener),
-    /// An address.
-    Address(TcpListener),
+    /// An address, and what its clients must show.
+    Address(TcpListener, Token),
 }
 
 impl ApiPlace {
-    /// Opens the place; must be called within a runtime.
+    /// Opens the place. An address needs a file with a token.
     ///
     /// # Errors
-    /// When it cannot be made, or is somebody else's.
-    pub fn listen(&self) -> io::Result<ApiListener> {
+    /// When it cannot be made, or is somebody else's; when an address has no token.
+    pub fn listen(&self, token_file: Option<&Path>) -> io::Result<ApiListener> {
         match self {
             Self::Unix(path) => listen(path).map(ApiListener::Unix),
             Self::Address(address) => {
-                if !address.ip().is_loopback() {
-                    tracing::warn!(%address, "everybody who reaches this address may read names and addresses");
-                }
-                let listener = std::net::TcpListener::bind(address)?;
+                let missing = || {
+                    io::Error::other(
+                        "an address needs --api-token-file FILE; the file is made where there is none",
+                    )
+                };
+                let token = Token::read_or_make(token_file.ok_or_else(missing)?).map_err(io::Error::other)?;
+                let listener = TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener).map(ApiListener::Address)
+                Ok(ApiListener::Address(listener, token))
             }
         }
     }
@@ -92,7 +109,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, mode())?;
     socket.listen(BACKLOG)?;
-    UnixListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn mode() -> fs::Permissions {
@@ -140,12 +157,34 @@ mod tests {
     fn places_are_read() {
         assert_eq!("unix:/run/a.sock".parse(), Ok(ApiPlace::Unix("/run/a.sock".into())));
         assert_eq!("[::1]:80".parse(), Ok(ApiPlace::Address("[::1]:80".parse().unwrap())));
+        assert!("192.0.2.1:80".parse::<ApiPlace>().unwrap_err().contains("loopback"));
         assert!("/run/a.sock".parse::<ApiPlace>().unwrap_err().contains("write unix:/run/a.sock"));
         assert!("unix:a.sock".parse::<ApiPlace>().unwrap_err().contains("begin with /"));
     }
 
-    #[tokio::test]
-    async fn only_a_socket_that_nobody_serves_is_replaced() {
+    #[test]
+    fn an_address_needs_a_token_that_others_cannot_read() {
+        let folder = Folder::new("token");
+        let place = ApiPlace::Address("127.0.0.1:0".parse().unwrap());
+        assert!(place.listen(None).unwrap_err().to_string().contains("--api-token-file"));
+        let file = folder.0.join("token");
+        let ApiListener::Address(_, made) = place.listen(Some(&file)).unwrap() else { panic!("an address") };
+        assert!(made.as_str().len() >= 43);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let ApiListener::Address(_, read) = place.listen(Some(&file)).unwrap() else { panic!("an address") };
+        assert_eq!(read.as_str(), made.as_str());
+        assert!(!format!("{made:?}").contains(made.as_str()));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(place.listen(Some(&file)).unwrap_err().to_string().contains("chmod 600"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        for unfit in ["", "short", "two lines of text\nthat are long"] {
+            fs::write(&file, unfit).unwrap();
+            assert!(place.listen(Some(&file)).unwrap_err().to_string().contains("one line"), "{unfit}");
+        }
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_serves_is_replaced() {
         let folder = Folder::new("replace");
         let path = folder.0.join("api.sock");
         let first = listen(&path).unwrap();

@@ -1,0 +1,177 @@
+//! Serves the routes on sockets, with bounds on what strangers can cost: connections, heads, and time.
+//!
+//! On a unix socket whoever may open it may read all. A loopback address asks for a token, except for health and
+//! readiness; another address is refused, because nothing protects the token there.
+
+mod place;
+mod token;
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt;
+
+pub(crate) use self::token::OPEN;
+pub use self::{
+    place::{ApiListener, ApiPlace, listen},
+    token::{Token, TokenError},
+};
+use crate::{Site, router};
+
+/// Connections at a time, where the process may have enough descriptors.
+const CONNECTIONS: usize = 2_048;
+/// Connections at a time in any case.
+const FEWEST: usize = 64;
+/// A head is complete within this time; an idle connection ends after it.
+const HEAD_TIME: Duration = Duration::from_secs(15);
+/// A reader takes something within this time.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// What a connection may buffer.
+const BUFFER: usize = 32_768;
+/// Wait before the next try when descriptors have run out.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What is said to one connection too many.
+const TOO_MANY: &str = concat!(
+    "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n",
+    "Connection: close\r\nContent-Length: 141\r\n\r\n",
+    r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"there are too many connections at this time; try again in a second"}"#,
+);
+
+/// Serves until the process ends.
+///
+/// # Errors
+/// When connections cannot be accepted any more.
+pub async fn serve(site: Site, listener: ApiListener) -> io::Result<()> {
+    serve_routes(router(site), listener).await
+}
+
+/// Serves other routes in the same way.
+///
+/// # Errors
+/// When connections cannot be accepted any more.
+pub async fn serve_routes(routes: Router, listener: ApiListener) -> io::Result<()> {
+    serve_at_most(connections(), routes, listener).await
+}
+
+/// Serves so many connections at a time.
+///
+/// # Errors
+/// When connections cannot be accepted any more.
+pub async fn serve_at_most(connections: usize, routes: Router, listener: ApiListener) -> io::Result<()> {
+    let room = Arc::new(Semaphore::new(connections));
+    match listener {
+        ApiListener::Unix(listener) => accept(&routes, &UnixListener::from_std(listener)?, &room).await,
+        ApiListener::Address(listener, token) => {
+            accept(&token::guard(routes, token), &TcpListener::from_std(listener)?, &room).await
+        }
+    }
+}
+
+/// A quarter of the descriptors that this process may have: the rest is for the kernel's maps.
+fn connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let quarter = limit.map_or(CONNECTIONS, |limit| usize::try_from(limit / 4).unwrap_or(CONNECTIONS));
+    quarter.clamp(FEWEST, CONNECTIONS)
+}
+
+/// Where connections come from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    async fn accept(&self) -> io::Result<Self::Stream>;
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn accept(&self) -> io::Result<Self::Stream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn accept(&self) -> io::Result<Self::Stream> {
+        let (stream, _) = Self::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+async fn accept<L: Accept>(routes: &Router, listener: &L, room: &Arc<Semaphore>) -> io::Result<()> {
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the API was not accepted");
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
+        };
+        match Arc::clone(room).try_acquire_owned() {
+            Ok(permit) => {
+                let routes = routes.clone();
+                tokio::spawn(async move {
+                    converse(routes, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => refuse(stream).await,
+        }
+    }
+}
+
+/// An empty socket takes so few bytes at once; one that does not is of no interest.
+async fn refuse<S: AsyncWrite + Unpin>(mut stream: S) {
+    let said = async {
+        stream.write_all(TOO_MANY.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    if !matches!(tokio::time::timeout(BREATH, said).await, Ok(Ok(()))) {
+        tracing::trace!("one connection too many did not wait for the answer");
+    }
+}
+
+async fn converse<S>(routes: Router, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIME));
+    let stream = TokioIo::new(Box::pin(stream));
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let routes = routes.clone();
+        async move { answer(routes, request.map(Body::new)).await }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER);
+    if let Err(error) = http.serve_connection(stream, answer).await {
+        tracing::debug!(%error, "a conversation over the API broke off");
+    }
+}
+
+async fn answer(routes: Router, request: Request) -> Result<Response, Infallible> {
+    routes.oneshot(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canned_refusal_is_whole() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        let problem: crate::Problem = serde_json::from_str(body).unwrap();
+        assert_eq!(problem.status, 429);
+    }
+}

@@ -1,0 +1,129 @@
+//! Who knows what the API says. The enforcer implements [`Source`]; tests have one of their own.
+
+use std::{
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
+
+use nameward_policy::Destination;
+use thiserror::Error;
+use tokio::sync::broadcast;
+
+use crate::{
+    filter::BindingFilter,
+    types::{BindingStatus, Decision, EndpointStatus, Explained, PolicyStatus, TrafficStatus},
+};
+
+/// What a node knows. Calls may read maps of the kernel: they are made where waiting is allowed.
+pub trait Source: Send + Sync + 'static {
+    /// All endpoints, by identifier.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn endpoints(&self) -> Result<Vec<EndpointStatus>, SourceError>;
+
+    /// One endpoint.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn endpoint(&self, uid: &str) -> Result<EndpointStatus, SourceError>;
+
+    /// Identifiers and names of all endpoints, by identifier; cheaper than [`endpoints`](Self::endpoints).
+    fn endpoint_names(&self) -> Vec<(Arc<str>, String)>;
+
+    /// The bindings of an endpoint that pass the filter, by name; at most `limit` of those after `after`.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn bindings(
+        &self,
+        uid: &str,
+        filter: &BindingFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<BindingStatus>, SourceError>;
+
+    /// What an endpoint's live connections carry, by destination and reason.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError>;
+
+    /// The policies in force, by kind, namespace and name.
+    fn policies(&self) -> Vec<PolicyStatus>;
+
+    /// Explains a new connection.
+    ///
+    /// # Errors
+    /// [`SourceError::NoRules`] while the endpoint has none.
+    fn explain(
+        &self,
+        uid: &str,
+        destination: &Destination,
+        protocol: u8,
+        port: u16,
+    ) -> Result<Explained, SourceError>;
+
+    /// The decisions that are kept, oldest first.
+    fn recent_decisions(&self) -> Vec<Arc<Followed>>;
+
+    /// Follows decisions from here on.
+    fn follow(&self) -> broadcast::Receiver<Arc<Followed>>;
+
+    /// Tells apart the processes whose decisions are numbered from 1 each.
+    fn epoch(&self) -> u64;
+
+    /// Why the node is not ready; empty when it is.
+    fn not_ready(&self) -> Vec<String>;
+
+    /// The metrics' text, and its media type.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn metrics(&self) -> Result<(String, &'static str), SourceError>;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SourceError {
+    /// Unknown or removed.
+    #[error("there is no endpoint {0}; GET /v1/endpoints lists those of this node")]
+    NoSuchEndpoint(String),
+    /// Its rules have not arrived.
+    #[error("endpoint {0} has no rules yet: everything is denied")]
+    NoRules(String),
+    /// The kernel, or whatever else failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A decision on its way to many readers, written as JSON once for all of them.
+#[derive(Debug)]
+pub struct Followed {
+    decision: Decision,
+    json: OnceLock<Box<str>>,
+}
+
+impl Followed {
+    /// The decision as JSON.
+    pub fn json(&self) -> &str {
+        self.json.get_or_init(|| {
+            // Strings and numbers only: this cannot fail.
+            serde_json::to_string(&self.decision).unwrap_or_default().into()
+        })
+    }
+}
+
+impl From<Decision> for Followed {
+    fn from(decision: Decision) -> Self {
+        Self { decision, json: OnceLock::new() }
+    }
+}
+
+impl Deref for Followed {
+    type Target = Decision;
+
+    fn deref(&self) -> &Decision {
+        &self.decision
+    }
+}

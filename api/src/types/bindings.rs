@@ -1,0 +1,105 @@
+//! Bindings: which name gave which addresses to whom, and until when.
+
+use std::{
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Item;
+
+/// Which name gave which addresses to whom, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BindingStatus {
+    /// Whom: the endpoint's identifier.
+    #[schema(value_type = String, example = "ci/runner")]
+    pub endpoint: Arc<str>,
+    /// The name that was asked for.
+    #[schema(example = "registry.example.com")]
+    pub name: String,
+    /// The aliases between the name and its addresses in the last answer.
+    pub chain: Vec<String>,
+    /// When it was last asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub asked_at: Timestamp,
+    /// The addresses.
+    pub addresses: Vec<LeaseStatus>,
+    /// The rules that allow the name; none where only audit or observation recorded it.
+    #[serde(default)]
+    pub rules: Vec<RuleName>,
+}
+
+/// One address of a binding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseStatus {
+    /// The address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// When the last answer's TTL ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub ttl_ends_at: Timestamp,
+    /// New connections are denied from here on. Later while the address is in use; held while expiry is frozen.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// Time until then, in whole seconds; 0 = lapsed.
+    pub seconds_left: u64,
+}
+
+impl Hash for LeaseStatus {
+    /// Without the time left, which says the same as the end and changes every second.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.address, self.ttl_ends_at, self.expires_at, self.seconds_left == 0).hash(state);
+    }
+}
+
+/// A rule, by the policy that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleName {
+    /// Kind, namespace and name of the policy.
+    #[schema(example = "EgressPolicy ci/runners")]
+    pub policy: String,
+    /// The rule's name in it.
+    pub rule: String,
+}
+
+impl std::fmt::Display for RuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rule {}", self.policy, self.rule)
+    }
+}
+
+impl BindingStatus {
+    /// Whether a new connection may use one of its addresses.
+    pub fn is_live(&self) -> bool {
+        self.addresses.iter().any(|lease| lease.seconds_left > 0)
+    }
+}
+
+impl Item for BindingStatus {
+    const FIELDS: &'static [&'static str] = &["endpoint", "name", "chain", "askedAt", "addresses", "rules"];
+    const COLUMNS: &'static [&'static str] = &["ENDPOINT", "NAME", "ADDRESSES", "EXPIRES", "RULE"];
+
+    fn row(&self) -> Vec<String> {
+        let addresses: Vec<String> = self.addresses.iter().map(|lease| lease.address.to_string()).collect();
+        let last = self.addresses.iter().map(|lease| lease.seconds_left).max().unwrap_or(0);
+        let rule = self.rules.first().map_or_else(|| "-".into(), ToString::to_string);
+        vec![self.endpoint.to_string(), self.name.clone(), addresses.join(","), time_left(last), rule]
+    }
+}
+
+/// Seconds as people say them.
+fn time_left(seconds: u64) -> String {
+    match seconds {
+        0 => "lapsed".into(),
+        1..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3_600),
+    }
+}

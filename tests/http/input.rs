@@ -1,0 +1,141 @@
+//! Bad input: refused with a problem document, bounded, and without growth.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::world::Served;
+
+#[tokio::test]
+async fn refusals_are_sentences() {
+    let served = Served::new();
+    for (path, status, says) in [
+        ("/v1/nothing", 404, "ask for one of /v1/endpoints"),
+        ("/v1/endpoints/absent", 404, "there is no endpoint absent"),
+        ("/v1/bindings?endpoint=absent", 404, "there is no endpoint absent"),
+        ("/v1/bindings?endpont=ci/0", 400, "unknown field `endpont`"),
+        ("/v1/bindings?name=a*.example", 400, "name:"),
+        ("/v1/bindings?address=10", 400, "write an address or a range"),
+        ("/v1/bindings?limit=0", 400, "from 1 to 1000"),
+        ("/v1/bindings?limit=-1", 400, "limit"),
+        ("/v1/bindings?cursor=%00", 400, "cursor"),
+        ("/v1/bindings?live=perhaps", 400, "live"),
+        ("/v1/bindings?fields=nmae", 400, "there are endpoint, name"),
+        ("/v1/bindings?name=a&name=b", 400, "duplicate field"),
+        ("/v1/decisions?verdict=denied", 400, "would-deny"),
+        ("/v1/decisions?reason=because", 400, "no-match"),
+        ("/v1/decisions?since=yesterday", 400, "2027-01-31"),
+        ("/v1/decisions?cursor=YQB4", 400, "cursor"),
+        ("/v1/explain", 400, "missing field `endpoint`"),
+        ("/v1/explain?endpoint=ci/0&destination=a%20b", 400, "destination"),
+        ("/v1/explain?endpoint=ci/0&destination=a.b&protocol=tpc", 400, "write tcp"),
+        ("/v1/explain?endpoint=ci/0&destination=a.b&port=65536", 400, "port"),
+        ("/v1/explain?endpoint=ci/1&destination=a.b", 409, "no rules yet"),
+    ] {
+        served.assert_refused(path, status, says).await;
+    }
+    let last = served.get("/v1/decisions?follow=true", "last-event-id: what\r\n").await;
+    assert_eq!(last.0, 400, "{last:?}");
+    let posted = served
+        .raw(b"POST /v1/bindings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc")
+        .await;
+    assert!(posted.starts_with("HTTP/1.1 405") && posted.contains("use GET"), "{posted}");
+}
+
+#[tokio::test]
+async fn large_heads_and_bodies_are_not_kept() {
+    let served = Served::new();
+    served.assert_refused(&format!("/v1/bindings?name={}", "a".repeat(5_000)), 414, "at most 4096").await;
+    let (status, _, body) = served.get("/v1/bindings", &format!("x: {}\r\n", "a".repeat(20_000))).await;
+    assert!(status == 431 && body.contains("at most 16384"), "{status} {body}");
+    // Beyond what is buffered the server itself says no.
+    let said =
+        served.raw(format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "a".repeat(100_000)).as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+    // A body without end is not read.
+    let mut stream = served.connect().await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000000\r\n\r\n")
+        .await
+        .unwrap();
+    let mut said = vec![0; 15];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(said, b"HTTP/1.1 200 OK");
+    let mut sent = 0_usize;
+    while sent < 64 << 20 {
+        match tokio::time::timeout(Duration::from_secs(1), stream.write(&[0; 65_536])).await {
+            Ok(Ok(count)) if count > 0 => sent += count,
+            _ => break,
+        }
+    }
+    assert!(sent < 8 << 20, "{sent} bytes of a body were taken");
+    let garbage = served.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").await;
+    assert!(garbage.starts_with("HTTP/1.1 400"), "{garbage}");
+}
+
+// Connections beyond the limit are told so, and the others go on.
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let served = Served::at_most(3);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut stream = served.connect().await;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut said = [0; 12];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"HTTP/1.1 200");
+        held.push(stream);
+    }
+    let refused = served.raw(b"").await;
+    assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("too many connections"), "{refused}");
+    held.pop();
+    // Its end is noticed a moment later.
+    let begun = std::time::Instant::now();
+    while served.get("/healthz", "").await.0 != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no connection is free again");
+    }
+}
+
+#[tokio::test]
+async fn an_address_answers_to_the_token_alone() {
+    let served = Served::new();
+    let address = served.on_address();
+    let token = std::fs::read_to_string(served.folder.join("token")).unwrap();
+    let get = async |path: &str, header: String| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said
+    };
+    for open in ["/healthz", "/readyz"] {
+        assert!(get(open, String::new()).await.starts_with("HTTP/1.1 200"), "{open}");
+    }
+    for path in ["/v1/bindings", "/metrics", "/openapi.json", "/nothing", "/healthz/../metrics", "//healthz"]
+    {
+        let said = get(path, String::new()).await;
+        assert!(
+            said.starts_with("HTTP/1.1 401")
+                && said.to_ascii_lowercase().contains("www-authenticate: bearer"),
+            "{path}: {said}"
+        );
+        assert!(said.contains("--api-token-file"), "{said}");
+    }
+    let shown = token.trim();
+    for wrong in [
+        format!("Bearer {}", &shown[1..]),
+        format!("Bearer {shown}x"),
+        format!("Basic {shown}"),
+        "Bearer ".into(),
+        shown.into(),
+    ] {
+        let said = get("/v1/bindings", format!("authorization: {wrong}\r\n")).await;
+        assert!(said.starts_with("HTTP/1.1 401"), "{wrong}");
+    }
+    let said = get("/v1/bindings", format!("authorization: bearer {shown}\r\n")).await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
