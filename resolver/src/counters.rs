@@ -29,6 +29,14 @@ macro_rules! counters {
     };
 }
 
+impl Counters {
+    /// A datagram that is too long for a query, and was not read.
+    pub(crate) fn too_long(&self) {
+        self.received.count();
+        self.malformed.count();
+    }
+}
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

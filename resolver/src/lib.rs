@@ -20,6 +20,7 @@ mod granted;
 pub mod grants;
 mod limits;
 pub mod options;
+pub mod probe;
 pub mod server;
 pub mod upstream;
 pub mod wire;

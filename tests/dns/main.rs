@@ -6,4 +6,6 @@ mod answers;
 mod client;
 mod grants;
 mod lab;
+mod limits;
+mod malformed;
 mod queries;

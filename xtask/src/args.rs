@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench, build, demo, lint,
+    bench, build, demo, fuzz, lint,
     setup::{self, Stage},
     test,
     workspace::Workspace,
@@ -36,12 +36,17 @@ enum Task {
     Lint,
     /// All tests; as root, none may be skipped
     Test(test::Selection),
+    /// Try damaged messages on the DNS path, by chance and by what the code does with them
+    Fuzz(fuzz::Selection),
     /// Two workloads, a small internet, resolver and enforcer, in network namespaces
     Demo,
     /// Measure, print a table, write target/bench/NAME.json
     Bench {
         /// What to measure; without a name, the measurements there are
         name: Option<String>,
+        /// What it is told; --help after the name says what there is
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
     },
     /// Remove what killed tests and demos left behind
     CleanUp,
@@ -71,8 +76,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Ebpf => build::kernel_programs(&workspace),
         Task::Lint => lint::lint(&workspace),
         Task::Test(selection) => test::test(&workspace, &selection),
+        Task::Fuzz(selection) => fuzz::fuzz(&workspace, &selection),
         Task::Demo => demo::demo(&workspace),
-        Task::Bench { name } => bench::bench(&workspace, name.as_deref()),
+        Task::Bench { name, options } => bench::bench(&workspace, name.as_deref(), &options),
         Task::CleanUp => demo::clean_up(&workspace),
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
 
 fn formatting(workspace: &Workspace) -> Result<()> {
     run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
-    run(&mut workspace.cargo(&["fmt", "--manifest-path", "enforcer-ebpf/Cargo.toml", "--check"]))
+    run(&mut workspace.cargo(&["fmt", "--manifest-path", "enforcer-ebpf/Cargo.toml", "--check"]))?;
+    run(&mut workspace.cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod licences;
 mod lint;
 #[cfg(test)]

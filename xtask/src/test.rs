@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     command::{output, run},
+    fuzz,
     setup::{self, Stage, go},
     supervise::{self, Ended},
     tally::{self, Report, Tally},
@@ -26,8 +27,10 @@ const UNIT: &str = "unit";
 const PACKAGE: &str = "nameward-tests";
 /// Packages with tests in a folder of their own, which belong to [`UNIT`].
 const WITH_TESTS: [&str; 1] = ["nameward-crds"];
+/// The fuzz targets, which are built apart.
+const FUZZ: &str = "fuzz";
 /// Levels that need neither root nor a kernel of the right kind.
-const UNPRIVILEGED: [&str; 3] = [UNIT, "http", "model"];
+const UNPRIVILEGED: [&str; 4] = [UNIT, "http", "model", FUZZ];
 /// A file to which skipped tests add their names, see `nameward_test_support::privileged`.
 const SKIPPED: &str = "NAMEWARD_SKIPPED";
 /// How long the removal of what a killed level left may take.
@@ -58,7 +61,10 @@ pub(crate) fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
     let chosen = selection.choose(&all)?;
     setup::prepare(workspace, if selection.quick { Stage::Build } else { Stage::Test })?;
     run(&mut workspace.cargo(&["build", "--workspace", "--all-targets", "--locked"]))?;
-    let session = Session::new(workspace, &chosen)?;
+    let mut session = Session::new(workspace, &chosen)?;
+    if chosen.contains(&FUZZ) {
+        session.fuzzers = Some(fuzz::build(workspace)?);
+    }
     let mut results = Vec::new();
     for level in chosen {
         let started = Instant::now();
@@ -92,7 +98,7 @@ impl Selection {
             let level = (*level).to_owned();
             (self.only.is_empty() || self.only.contains(&level))
                 && !self.skip.contains(&level)
-                && (!self.quick || UNPRIVILEGED.contains(&level.as_str()))
+                && (!self.quick || (UNPRIVILEGED.contains(&level.as_str()) && level != FUZZ))
         };
         Ok(all.iter().map(String::as_str).filter(wanted).collect())
     }
@@ -105,6 +111,8 @@ struct Session<'a> {
     programs: PathBuf,
     /// The caller's, behind the folders of programs that were built for a level.
     path: OsString,
+    /// Where the fuzz targets are, when they are to be run.
+    fuzzers: Option<PathBuf>,
     skipped: PathBuf,
 }
 
@@ -115,7 +123,8 @@ impl<'a> Session<'a> {
         let path = go::prepare(&programs.filter(|_| root).collect::<Vec<_>>())?;
         let skipped = workspace.target().join(format!("skipped-{}", std::process::id()));
         fs::write(&skipped, "")?;
-        Ok(Self { workspace, root, programs: workspace.target().join("debug"), path, skipped })
+        let programs = workspace.target().join("debug");
+        Ok(Self { workspace, root, programs, path, fuzzers: None, skipped })
     }
 
     fn level(&self, level: &str, selection: &Selection) -> Result<Report> {
@@ -169,6 +178,9 @@ impl<'a> Session<'a> {
         let mut cargo = self.workspace.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
         cargo.args(target).env(SKIPPED, &self.skipped).env("PATH", &self.path);
         cargo.env("NAMEWARD_BIN_DIR", &self.programs).env("NAMEWARD_BIN", self.programs.join("nameward"));
+        if let Some(fuzzers) = &self.fuzzers {
+            cargo.env("NAMEWARD_FUZZERS", fuzzers);
+        }
         if self.root {
             cargo.env("NAMEWARD_MUST_RUN", "1");
         }

@@ -22,13 +22,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nameward_feed::sockets::{DnsSocket, Transport};
 use nameward_policy::Name;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use self::inquiry::Inquiry;
 use crate::{
     cache::Cache,
     counters::Counters,
@@ -199,6 +200,20 @@ impl Server {
                 Ok(Serving { _until: until, local })
             }
         }
+    }
+
+    /// The answer to one message as if it had come in a datagram from `peer` to a socket at `local`, for callers that have
+    /// their own transport or none. Nothing when nothing is to be sent.
+    pub async fn answer(&self, message: &[u8], peer: IpAddr, local: SocketAddr) -> Option<Vec<u8>> {
+        let meaning = Meaning { local, server: None, number: 0 };
+        let mut answer = Vec::new();
+        match self.inquire(message, peer, meaning, Instant::now(), &mut answer) {
+            Inquiry::Answered => {}
+            Inquiry::Silence => return None,
+            Inquiry::Waiting(waiting) => answer = self.resolve(&waiting).await,
+        }
+        inquiry::fit(self, message, 0, &mut answer);
+        Some(answer)
     }
 
     /// What was counted since the start.

@@ -27,10 +27,14 @@ pub mod types {
     pub const AAAA: u16 = 28;
     /// EDNS.
     pub const OPT: u16 = 41;
-    /// Transfers: 251 IXFR, 252 AXFR.
-    pub const TRANSFERS: [u16; 2] = [251, 252];
     /// Everything there is (RFC 8482).
     pub const ANY: u16 = 255;
+
+    /// Whether a type stands for no records that could be asked for (RFC 6895): EDNS, keys and signatures of messages (249,
+    /// 250), transfers (251 IXFR, 252 AXFR).
+    pub const fn is_no_question(record_type: u16) -> bool {
+        matches!(record_type, 0 | OPT | 249..=252)
+    }
 }
 
 /// Response codes, the EDNS extended ones included.
@@ -79,7 +83,34 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-/// Where the name that starts at `at` ends. A pointer ends it; where it points is not looked at.
+/// Where the name that starts at `start` ends, if all of it can be read: pointers lead back to an earlier place (RFC 1035,
+/// section 4.1.4), so that none goes in a circle, and the whole has at most 255 octets.
+pub(crate) fn read_name(bytes: &[u8], start: usize) -> Option<usize> {
+    let (mut at, mut earliest, mut octets, mut end) = (start, start, 1, None);
+    loop {
+        match *bytes.get(at)? {
+            0 => return Some(end.unwrap_or(at + 1)),
+            length @ 1..=63 => {
+                at += 1 + usize::from(length);
+                octets += 1 + usize::from(length);
+            }
+            64..=191 => return None,
+            192..=255 => {
+                end = end.or(Some(at + 2));
+                at = usize::from(u16_at(bytes, at)? & 0x3fff);
+                if !(HEADER..earliest).contains(&at) {
+                    return None;
+                }
+                earliest = at;
+            }
+        }
+        if octets > LONGEST_NAME {
+            return None;
+        }
+    }
+}
+
+/// Where the name that starts at `at` ends. A pointer ends it; where it points is not looked at: for messages of our own.
 pub(crate) fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     let start = at;
     loop {

@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{HEADER, LONGEST_NAME, PLAIN_UDP_OCTETS, UDP_OCTETS, codes, skip_name, types, u16_at, u32_at};
+use super::{HEADER, LONGEST_NAME, PLAIN_UDP_OCTETS, UDP_OCTETS, codes, read_name, types, u16_at, u32_at};
 
 const CLASS_IN: u16 = 1;
 /// The option that CoreDNS adds with `rewrite edns0 local set 0xffee {client_ip}`.
 const CLIENT_ADDRESS: u16 = 0xffee;
+/// Records that a query may have behind its question: EDNS, a signature (TSIG, SIG(0)), the SOA of an IXFR, and some that
+/// nobody has thought of.
+const MOST_RECORDS: usize = 8;
 
 /// A query that can be judged: one question in class IN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +99,7 @@ impl<'a> Query<'a> {
     }
 
     fn refused(self, class: u16) -> Result<Self, Unanswerable<'a>> {
-        let transfer = types::TRANSFERS.contains(&self.record_type);
-        let meta = self.record_type == 0 || self.record_type == types::OPT;
-        if class != CLASS_IN || transfer || meta || !is_host_name(self.name) {
+        if class != CLASS_IN || types::is_no_question(self.record_type) || !is_host_name(self.name) {
             let edns = self.edns.is_some();
             return Err(Unanswerable::Code { code: codes::REFUSED, question: self.question, edns });
         }
@@ -166,10 +167,13 @@ enum Bad {
 }
 
 fn read_records(message: &[u8], mut at: usize, count: usize) -> Result<Option<Edns>, Bad> {
+    if count > MOST_RECORDS {
+        return Err(Bad::Malformed);
+    }
     let mut found = None;
     for _ in 0..count {
         let start = at;
-        let fixed = skip_name(message, at).ok_or(Bad::Malformed)?;
+        let fixed = read_name(message, at).ok_or(Bad::Malformed)?;
         let length = usize::from(u16_at(message, fixed + 8).ok_or(Bad::Malformed)?);
         at = fixed + 10 + length;
         let data = message.get(fixed + 10..at).ok_or(Bad::Malformed)?;

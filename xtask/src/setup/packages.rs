@@ -76,6 +76,7 @@ const PACKAGES: &[Package] = &[
     package("bpftool", "bpftool", Stage::Test, "shows what is attached, as somebody else sees it"),
     package("bind9-dnsutils", "dig", Stage::Test, "another DNS client"),
     package("dnsmasq-base", "dnsmasq", Stage::Test, "a name server that listens where a host's stub does"),
+    package("g++", "g++", Stage::Test, "compiles the fuzzer"),
     package("gcc", "gcc", Stage::Test, "compiles clients in C"),
     package("golang-go", "go", Stage::Test, "compiles a client with Go's own resolver"),
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
