@@ -23,6 +23,8 @@ const DNS_PORT: u16 = 53;
 const TLS_PORT: u16 = 853;
 /// What a server over TLS begins with.
 const TLS_SCHEME: &str = "tls://";
+/// What a server over TCP alone begins with.
+const TCP_SCHEME: &str = "tcp://";
 /// Where the system's servers are written.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -88,9 +90,9 @@ pub struct Options {
 
     /// Server for all names; may be repeated, the first that is well is asked [default: those of /etc/resolv.conf]
     ///
-    /// `ADDR[:PORT]` is asked over UDP, and TCP for long answers; `tls://ADDR[:PORT]#NAME` over TLS (port 853), where
-    /// the server has to prove that it is NAME.
-    #[arg(long, value_name = "ADDR[:PORT] | tls://ADDR[:PORT]#NAME", verbatim_doc_comment)]
+    /// `ADDR[:PORT]` is asked over UDP, and TCP for long answers; `tcp://ADDR[:PORT]` over TCP alone;
+    /// `tls://ADDR[:PORT]#NAME` over TLS (port 853), where the server has to prove that it is NAME.
+    #[arg(long, value_name = "[tcp://]ADDR[:PORT] | tls://ADDR[:PORT]#NAME", verbatim_doc_comment)]
     pub upstream: Vec<Server>,
 
     /// Server for a domain and all below it, written as for --upstream; may be repeated, also for the same domain
@@ -306,13 +308,24 @@ impl FromStr for Listen {
 pub struct Server {
     /// Where it is.
     pub address: SocketAddr,
-    /// Set for DNS over TLS: the name that it has to prove.
-    pub tls_name: Option<ServerName<'static>>,
+    /// How it is asked.
+    pub over: ServerOver,
+}
+
+/// How a server is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerOver {
+    /// UDP, and TCP for long answers.
+    Udp,
+    /// TCP alone.
+    Tcp,
+    /// TLS; the server has to prove this name.
+    Tls(ServerName<'static>),
 }
 
 impl Server {
     fn plain(address: SocketAddr) -> Self {
-        Self { address, tls_name: None }
+        Self { address, over: ServerOver::Udp }
     }
 }
 
@@ -320,6 +333,9 @@ impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix(TCP_SCHEME) {
+            return Ok(Self { address: server_address(rest, DNS_PORT)?, over: ServerOver::Tcp });
+        }
         let Some(rest) = text.strip_prefix(TLS_SCHEME) else {
             return Ok(Self::plain(server_address(text, DNS_PORT)?));
         };
@@ -331,7 +347,7 @@ impl FromStr for Server {
         };
         let tls_name = ServerName::try_from(name.to_owned())
             .map_err(|_| format!("`{name}` is no name that a certificate can have"))?;
-        Ok(Self { address: server_address(address, TLS_PORT)?, tls_name: Some(tls_name) })
+        Ok(Self { address: server_address(address, TLS_PORT)?, over: ServerOver::Tls(tls_name) })
     }
 }
 
@@ -462,7 +478,8 @@ mod tests {
     fn servers_over_tls_prove_a_name() {
         let of = |text: &str| {
             let server: Server = text.parse().unwrap();
-            (server.address.to_string(), server.tls_name.unwrap().to_str().into_owned())
+            let ServerOver::Tls(name) = server.over else { panic!("{text}: {server:?}") };
+            (server.address.to_string(), name.to_str().into_owned())
         };
         let name = String::from("dns.example");
         assert_eq!(of("tls://198.51.100.53#dns.example"), ("198.51.100.53:853".into(), name.clone()));
@@ -470,7 +487,16 @@ mod tests {
         assert_eq!(of("tls://2001:db8::53#dns.example"), ("[2001:db8::53]:853".into(), name));
         assert_eq!(of("tls://198.51.100.53#198.51.100.53").1, "198.51.100.53");
         let route: Route = "corp.example=tls://198.51.100.53#dns.example".parse().unwrap();
-        assert!(route.server.tls_name.is_some());
+        assert!(matches!(route.server.over, ServerOver::Tls(_)));
+    }
+
+    #[test]
+    fn servers_over_tcp_alone() {
+        let server: Server = "tcp://198.51.100.53".parse().unwrap();
+        assert_eq!(server, Server { address: "198.51.100.53:53".parse().unwrap(), over: ServerOver::Tcp });
+        let route: Route = "corp.example=tcp://[2001:db8::53]:5353".parse().unwrap();
+        assert_eq!((route.server.address.port(), route.server.over), (5_353, ServerOver::Tcp));
+        assert!("tcp://dns.example".parse::<Server>().unwrap_err().contains("write the address"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nameward_resolver::upstream::{Tls, Trust, Upstream, UpstreamError};
+use nameward_resolver::upstream::{Over, Tls, Trust, Upstream, UpstreamError};
 use nameward_test_support::{Reply, Transport, wait_until};
 use rustls::{
     ServerConfig,
@@ -103,7 +103,7 @@ fn acceptor(files: &Files) -> TlsAcceptor {
 
 fn upstream(address: SocketAddr, authority: &Authority, name: &str) -> Upstream {
     let trust = Trust::of_file(&authority.file()).unwrap();
-    Upstream { address, tls: Some(Tls { name: ServerName::try_from(name.to_owned()).unwrap(), trust }) }
+    Upstream { address, over: Over::Tls(Tls { name: ServerName::try_from(name.to_owned()).unwrap(), trust }) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

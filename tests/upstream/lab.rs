@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,16 +26,12 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Asker {
     group: Group,
     outstanding: Outstanding,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Asker {
     pub(crate) fn new(servers: impl IntoIterator<Item = impl Into<Upstream>>) -> Self {
-        Self {
-            group: Group::new(servers),
-            outstanding: Outstanding::default(),
-            counters: Counters::default(),
-        }
+        Self { group: Group::new(servers), outstanding: Outstanding::default(), counters: Arc::default() }
     }
 
     pub(crate) async fn ask(&self, name: &str) -> Result<Message, UpstreamError> {

@@ -3,14 +3,16 @@
 use std::{
     collections::HashSet,
     net::{SocketAddr, UdpSocket},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use hickory_proto::op::{Message, ResponseCode};
-use nameward_resolver::upstream::UpstreamError;
-use nameward_test_support::{Asked, Reply, Transport};
+use nameward_resolver::upstream::{Over, Upstream, UpstreamError};
+use nameward_test_support::{Asked, Reply, Transport, wait_until};
+use tokio::task::JoinSet;
 
-use crate::lab::{Asker, address, records, scripted, well};
+use crate::lab::{Asker, SOON, address, records, scripted, well};
 
 const HEDGE: Duration = Duration::from_millis(400);
 
@@ -202,4 +204,69 @@ async fn a_cut_answer_is_asked_for_over_tcp() {
     let transports: Vec<_> = server.asked().iter().map(|asked| asked.transport).collect();
     assert_eq!(transports, [Transport::Udp, Transport::Tcp]);
     assert!(matches!(asker.ask("lie.example").await, Err(UpstreamError::Unreachable { .. })));
+}
+
+// A8, A9: TCP alone (RFC 7766): one connection for many questions, never a datagram
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_tcp_gets_no_datagram() {
+    let server = well(1).await;
+    let asker = Arc::new(Asker::new([Upstream { address: server.address(), over: Over::Tcp }]));
+    let mut all = JoinSet::new();
+    for number in 0..100 {
+        let asker = asker.clone();
+        all.spawn(async move { asker.addresses(&format!("a{number}.example")).await });
+    }
+    while let Some(addresses) = all.join_next().await {
+        assert_eq!(addresses.unwrap(), [address(1)]);
+    }
+    let asked = server.asked();
+    assert!(asked.len() == 100 && asked.iter().all(|asked| asked.transport == Transport::Tcp));
+    let ports: HashSet<u16> = asked.iter().map(|asked| asked.from.port()).collect();
+    assert_eq!(ports.len(), 1, "one connection");
+    // Who is not there is passed by at once.
+    let absent = Upstream { address: closed(), over: Over::Tcp };
+    let asker = Asker::new([absent, server.address().into()]);
+    let started = Instant::now();
+    assert_eq!(asker.addresses("a.example").await, [address(1)]);
+    assert!(started.elapsed() < HEDGE, "{:?}", started.elapsed());
+}
+
+// A9: under load questions share ports, and forgeries on one do not disturb the others
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_share_ports_have_their_own_answers() {
+    const QUESTIONS: usize = 2_000;
+    let server = scripted(|asked| {
+        let last =
+            asked.name.to_lowercase().trim_start_matches('a').split('.').next().unwrap().parse::<usize>();
+        let right = records(asked, u8::try_from(last.unwrap() % 256).unwrap());
+        Reply::Many(vec![
+            forged(asked, |answer| answer.metadata.id = answer.metadata.id.wrapping_add(1)),
+            right,
+        ])
+    });
+    let server = server.await;
+    let asker = Arc::new(Asker::new([server.address()]));
+    let mut all = JoinSet::new();
+    for number in 0..QUESTIONS {
+        let asker = asker.clone();
+        all.spawn(async move { (asker.addresses(&format!("a{number}.example")).await, number) });
+    }
+    while let Some(done) = all.join_next().await {
+        let (addresses, number) = done.unwrap();
+        assert_eq!(addresses, [address(u8::try_from(number % 256).unwrap())]);
+    }
+    let ports: HashSet<u16> = server.asked().iter().map(|asked| asked.from.port()).collect();
+    assert!((100..QUESTIONS / 2).contains(&ports.len()), "{} ports", ports.len());
+}
+
+// Promise 8: a port that is not used any more is closed
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_are_closed_when_they_are_old() {
+    let server = well(1).await;
+    let asker = Asker::new([server.address()]);
+    for number in 0..20 {
+        asker.addresses(&format!("a{number}.example")).await;
+    }
+    let port = server.asked()[0].from;
+    wait_until("its port is free", SOON, || UdpSocket::bind(("127.0.0.1", port.port())).ok());
 }

@@ -1,4 +1,4 @@
-//! Asking other servers (A8, A9): several of them, UDP with random ports, IDs and letter case, TCP when an
+//! Asking other servers (A8, A9): several of them, UDP with ports, IDs and letter case that cannot be guessed, TCP when an
 //! answer is cut, DNS over TLS where it is asked for, a second attempt beside a slow first one, and servers that fail
 //! left alone for a while.
 //!
@@ -8,9 +8,12 @@ mod plain;
 pub mod question;
 mod routes;
 mod server;
+mod stream;
 mod tls;
+mod udp;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,8 +22,8 @@ use hickory_proto::op::{Message, ResponseCode};
 
 pub use self::question::{Outstanding, Question};
 pub use self::routes::Routes;
-pub use self::server::Upstream;
 use self::server::{Attempt, Server};
+pub use self::server::{Over, Upstream};
 pub use self::tls::{Tls, Trust, TrustError};
 use crate::counters::Counters;
 
@@ -91,7 +94,7 @@ impl Group {
         &self,
         question: &Question,
         outstanding: &Outstanding,
-        counters: &Counters,
+        counters: &Arc<Counters>,
     ) -> Result<Message, UpstreamError> {
         let all = self.ask_all(question, outstanding, counters);
         match tokio::time::timeout(DEADLINE, all).await {
@@ -104,7 +107,7 @@ impl Group {
         &self,
         question: &Question,
         outstanding: &Outstanding,
-        counters: &Counters,
+        counters: &Arc<Counters>,
     ) -> Result<Message, UpstreamError> {
         let order = self.order();
         let mut next = order.iter().cycle().take(if order.is_empty() { 0 } else { ATTEMPTS });

@@ -1,27 +1,26 @@
-//! One question to one server without encryption: UDP from a port of its own, TCP when the answer is cut or cannot
-//! be read.
+//! One question to one server without encryption: over UDP, and over TCP when the answer is cut or cannot be read.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hickory_proto::op::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
 use super::question::{Asked, Outstanding, Question};
+use super::udp::UdpClient;
 use crate::counters::Counters;
-
-/// The largest datagram we read. We say 1232; some servers send more.
-const LARGEST_DATAGRAM: usize = 4096;
 
 pub(super) async fn exchange(
     server: SocketAddr,
+    udp: &UdpClient,
     question: &Question,
     outstanding: &Outstanding,
-    counters: &Counters,
+    counters: &Arc<Counters>,
 ) -> io::Result<Message> {
     let asked = question.ask(outstanding);
-    let datagram = over_udp(server, &asked, counters).await?;
+    let datagram = udp.ask(&asked, counters).await?;
     match Message::from_vec(&datagram) {
         Ok(message) if !message.metadata.truncation => Ok(message),
         Ok(_) | Err(_) => {
@@ -29,26 +28,6 @@ pub(super) async fn exchange(
             let message = over_tcp(server, &asked).await?;
             Message::from_vec(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
         }
-    }
-}
-
-/// The socket is connected: the kernel drops what other servers and ports send (A9).
-async fn over_udp(server: SocketAddr, asked: &Asked<'_>, counters: &Counters) -> io::Result<Vec<u8>> {
-    let any: SocketAddr = match server {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(server).await?;
-    socket.send(&asked.message).await?;
-    let mut buffer = vec![0; LARGEST_DATAGRAM];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        if asked.is_answered_by(&buffer[..length]) {
-            buffer.truncate(length);
-            return Ok(buffer);
-        }
-        counters.mismatched.count();
     }
 }
 

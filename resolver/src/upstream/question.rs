@@ -42,6 +42,13 @@ pub struct Outstanding {
     names: Mutex<HashMap<Box<[u8]>, Vec<u16>>>,
 }
 
+/// What an answer to one attempt looks like (A9).
+#[derive(Clone, Debug)]
+pub struct Expected {
+    id: u16,
+    question: Box<[u8]>,
+}
+
 /// One attempt; forgotten when dropped.
 #[derive(Debug)]
 pub struct Asked<'a> {
@@ -107,21 +114,37 @@ impl Asked<'_> {
     /// Whether a message answers this attempt: ID, question and letter case are the same (A9). A server that
     /// could not read the question may leave it out of an error.
     pub fn is_answered_by(&self, message: &[u8]) -> bool {
-        let header = message.get(..HEADER).is_some_and(|header| {
-            let opcode_and_qr = header[2] & 0xf8;
-            header[..2] == self.id.to_be_bytes() && opcode_and_qr == 0x80
-        });
-        if !header {
-            return false;
-        }
-        let code = message[3] & 0xf;
-        let unread = message[4..HEADER] == [0; 8] && message.len() == HEADER && matches!(code, 1 | 4 | 5);
-        unread || (message[4..6] == [0, 1] && message.get(HEADER..self.question_end) == Some(self.question()))
+        answers(self.id, self.question(), message)
+    }
+
+    /// The same for those who wait elsewhere.
+    pub(crate) fn expected(&self) -> Expected {
+        Expected { id: self.id, question: self.question().into() }
     }
 
     fn question(&self) -> &[u8] {
         &self.message[HEADER..self.question_end]
     }
+}
+
+impl Expected {
+    /// As [`Asked::is_answered_by`].
+    pub(crate) fn is_answered_by(&self, message: &[u8]) -> bool {
+        answers(self.id, &self.question, message)
+    }
+}
+
+fn answers(id: u16, question: &[u8], message: &[u8]) -> bool {
+    let header = message.get(..HEADER).is_some_and(|header| {
+        let opcode_and_qr = header[2] & 0xf8;
+        header[..2] == id.to_be_bytes() && opcode_and_qr == 0x80
+    });
+    if !header {
+        return false;
+    }
+    let code = message[3] & 0xf;
+    let unread = message[4..HEADER] == [0; 8] && message.len() == HEADER && matches!(code, 1 | 4 | 5);
+    unread || (message[4..6] == [0, 1] && message[HEADER..].starts_with(question))
 }
 
 impl Drop for Asked<'_> {

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 
 use super::plain;
 use super::question::{Outstanding, Question};
-use super::tls::{Tls, TlsClient};
+use super::stream::StreamClient;
+use super::tls::Tls;
+use super::udp::UdpClient;
 use super::{HEDGE_AFTER, UpstreamError};
 use crate::counters::Counters;
 
@@ -24,22 +26,34 @@ const LEFT_ALONE: Duration = Duration::from_secs(5);
 pub struct Upstream {
     /// Where it is.
     pub address: SocketAddr,
-    /// Set for DNS over TLS; else UDP, and TCP where an answer does not fit.
-    pub tls: Option<Tls>,
+    /// How it is asked.
+    pub over: Over,
+}
+
+/// How a server is asked.
+#[derive(Clone, Debug)]
+pub enum Over {
+    /// UDP, and TCP where an answer does not fit.
+    Udp,
+    /// TCP alone.
+    Tcp,
+    /// TLS alone.
+    Tls(Tls),
 }
 
 impl From<SocketAddr> for Upstream {
     fn from(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self { address, over: Over::Udp }
     }
 }
 
 /// As it is written on a command line.
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.tls {
-            Some(tls) => write!(f, "tls://{}#{}", self.address, tls.name.to_str()),
-            None => write!(f, "{}", self.address),
+        match &self.over {
+            Over::Udp => write!(f, "{}", self.address),
+            Over::Tcp => write!(f, "tcp://{}", self.address),
+            Over::Tls(tls) => write!(f, "tls://{}#{}", self.address, tls.name.to_str()),
         }
     }
 }
@@ -48,8 +62,14 @@ impl fmt::Display for Upstream {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    tls: Option<TlsClient>,
+    client: Client,
     health: Mutex<Health>,
+}
+
+#[derive(Debug)]
+enum Client {
+    Udp(UdpClient),
+    Stream(StreamClient),
 }
 
 #[derive(Debug, Default)]
@@ -66,9 +86,13 @@ pub(super) enum Attempt {
 
 impl Server {
     pub(super) fn new(upstream: Upstream) -> Self {
-        let Upstream { address, tls } = upstream;
-        let tls = tls.map(|tls| TlsClient::new(address, tls));
-        Self { address, tls, health: Mutex::default() }
+        let Upstream { address, over } = upstream;
+        let client = match over {
+            Over::Udp => Client::Udp(UdpClient::new(address)),
+            Over::Tcp => Client::Stream(StreamClient::new(address, None)),
+            Over::Tls(tls) => Client::Stream(StreamClient::new(address, Some(tls))),
+        };
+        Self { address, client, health: Mutex::default() }
     }
 
     pub(super) fn is_well(&self, now: Instant) -> bool {
@@ -81,7 +105,7 @@ impl Server {
         &self,
         question: &Question,
         outstanding: &Outstanding,
-        counters: &Counters,
+        counters: &Arc<Counters>,
     ) -> Attempt {
         counters.forwarded.count();
         let mut patience = Patience { server: self, since: Some(Instant::now()) };
@@ -108,11 +132,11 @@ impl Server {
         &self,
         question: &Question,
         outstanding: &Outstanding,
-        counters: &Counters,
+        counters: &Arc<Counters>,
     ) -> io::Result<Message> {
-        match &self.tls {
-            Some(tls) => tls.exchange(question, outstanding, counters).await,
-            None => plain::exchange(self.address, question, outstanding, counters).await,
+        match &self.client {
+            Client::Udp(udp) => plain::exchange(self.address, udp, question, outstanding, counters).await,
+            Client::Stream(stream) => stream.exchange(question, outstanding, counters).await,
         }
     }
 

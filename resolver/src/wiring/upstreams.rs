@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use nameward_policy::Name;
 
 use crate::{
-    options::{self, Options},
-    upstream::{Tls, Trust, Upstream},
+    options::{self, Options, ServerOver},
+    upstream::{Over, Tls, Trust, Upstream},
 };
 
 /// All servers.
@@ -26,7 +26,7 @@ impl Upstreams {
         let mut all = default.iter().chain(routes.iter().flat_map(|(_, servers)| servers));
         let trust = match &options.upstream_ca {
             Some(path) => Some(Trust::of_file(path)?),
-            None if all.any(|server| server.tls_name.is_some()) => Some(Trust::of_system()?),
+            None if all.any(|server| matches!(server.over, ServerOver::Tls(_))) => Some(Trust::of_system()?),
             None => None,
         };
         let upstreams = |servers: Vec<options::Server>| {
@@ -39,13 +39,16 @@ impl Upstreams {
 }
 
 fn upstream(server: options::Server, trust: Option<&Trust>) -> Result<Upstream> {
-    let tls = match (server.tls_name, trust) {
-        (None, _) => None,
-        (Some(name), Some(trust)) => Some(Tls { name, trust: trust.clone() }),
+    let over = match (server.over, trust) {
+        (ServerOver::Udp, _) => Over::Udp,
+        (ServerOver::Tcp, _) => Over::Tcp,
+        (ServerOver::Tls(name), Some(trust)) => Over::Tls(Tls { name, trust: trust.clone() }),
         // Never without encryption what was asked for with it.
-        (Some(_), None) => bail!("{} is asked over TLS, and nobody may vouch for it", server.address),
+        (ServerOver::Tls(_), None) => {
+            bail!("{} is asked over TLS, and nobody may vouch for it", server.address)
+        }
     };
-    Ok(Upstream { address: server.address, tls })
+    Ok(Upstream { address: server.address, over })
 }
 
 impl fmt::Display for Upstreams {
