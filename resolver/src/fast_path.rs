@@ -6,6 +6,7 @@
 //! An entry is fresh for its TTL and usable as long as the grants behind it. Stale use is for failures only
 //! (A8). Closing it is the revocation: an answer that was on its way when rules changed is not remembered.
 
+use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,11 @@ const OWN_OCTETS: usize = 64 << 10;
 const SHARED_OCTETS: usize = 256 << 20;
 /// Answers for each name that may be remembered: A, AAAA, HTTPS, with and without EDNS.
 const ANSWERS_PER_NAME: usize = 4;
+/// Memory of an entry beside its answer, roughly: itself, and its places in the list and in the table.
+const ENTRY_OCTETS: usize = size_of::<Entry>() + 56;
+/// An answer that is given moves to the front of those that stay, at most once in this time: moving costs as much as
+/// finding.
+const MOVED_EVERY: Duration = Duration::from_secs(10);
 
 /// What all endpoints have taken beside their own.
 #[derive(Debug)]
@@ -61,7 +67,9 @@ pub(crate) struct FastPath {
 
 #[derive(Debug)]
 struct Answers {
-    by_question: LruCache<Box<[u8]>, Entry, foldhash::fast::RandomState>,
+    /// By the hash of the question, which nobody can foresee. Of two with the same hash the later one stays.
+    by_question: LruCache<u64, Entry, foldhash::fast::RandomState>,
+    hashing: foldhash::fast::RandomState,
     octets: usize,
     /// Of the shared memory.
     held: usize,
@@ -72,8 +80,24 @@ struct Answers {
 struct Entry {
     answer: StoredAnswer,
     stored_at: Instant,
-    fresh_until: Instant,
     usable_until: Option<Instant>,
+    moved_at: Instant,
+}
+
+impl Entry {
+    fn octets(&self) -> usize {
+        ENTRY_OCTETS + self.answer.memory()
+    }
+
+    /// The least TTL to give, if the answer may be given.
+    fn accepted(&self, accept: Accept, now: Instant) -> Option<u32> {
+        let fresh = || now < self.stored_at + Duration::from_secs(self.answer.ttl().into());
+        let usable = || self.usable_until.is_some_and(|until| now < until);
+        match accept {
+            Accept::Fresh => fresh().then_some(0),
+            Accept::Stale(ttl) => usable().then_some(ttl),
+        }
+    }
 }
 
 /// How old an answer may be.
@@ -118,7 +142,8 @@ impl FastPath {
     pub(crate) fn new(names: usize, shared: Arc<SharedMemory>) -> Self {
         let most = NonZeroUsize::new(names.saturating_mul(ANSWERS_PER_NAME)).unwrap_or(NonZeroUsize::MIN);
         let by_question = LruCache::unbounded_with_hasher(foldhash::fast::RandomState::default());
-        let mut answers = Answers { by_question, octets: 0, held: 0, closed: false };
+        let hashing = foldhash::fast::RandomState::default();
+        let mut answers = Answers { by_question, hashing, octets: 0, held: 0, closed: false };
         answers.by_question.resize(most);
         Self { answers: Mutex::new(answers), shared }
     }
@@ -133,39 +158,35 @@ impl FastPath {
         into: &mut Vec<u8>,
     ) -> bool {
         let mut answers = self.answers();
-        let Some(entry) = answers.by_question.get(key.octets()) else { return false };
-        let least = match accept {
-            Accept::Fresh if now < entry.fresh_until => 0,
-            Accept::Stale(ttl) if entry.usable_until.is_some_and(|until| now < until) => ttl,
-            Accept::Fresh | Accept::Stale(_) => return false,
-        };
+        let hash = answers.hashing.hash_one(key.octets());
+        let entry = answers.by_question.peek_mut(&hash).filter(|entry| entry.answer.key() == key.octets());
+        let Some(entry) = entry else { return false };
+        let Some(least) = entry.accepted(accept, now) else { return false };
         let age = now.saturating_duration_since(entry.stored_at).as_secs();
         entry.answer.write(query, u32::try_from(age).unwrap_or(u32::MAX), least, into);
+        if now.saturating_duration_since(entry.moved_at) >= MOVED_EVERY {
+            entry.moved_at = now;
+            answers.by_question.promote(&hash);
+        }
         true
     }
 
-    /// Remembers an answer until its TTL ends, and for failures until `usable_until`.
-    pub(crate) fn remember(
-        &self,
-        key: &Key,
-        answer: StoredAnswer,
-        now: Instant,
-        usable_until: Option<Instant>,
-    ) {
+    /// Remembers a message until its TTL ends, and for failures until `usable_until`.
+    pub(crate) fn remember(&self, key: &Key, message: &[u8], now: Instant, usable_until: Option<Instant>) {
+        let Some(answer) = StoredAnswer::new(key.octets(), message) else { return };
         let mut answers = self.answers();
         if answers.closed || answer.ttl() == 0 || answer.ttl() == u32::MAX {
             return;
         }
-        let fresh_until = now + Duration::from_secs(answer.ttl().into());
-        let added = key.length + answer.memory();
-        let entry = Entry { answer, stored_at: now, fresh_until, usable_until };
-        if let Some((old_key, old)) = answers.by_question.push(key.octets().into(), entry) {
-            answers.octets -= old_key.len() + old.answer.memory();
+        let hash = answers.hashing.hash_one(key.octets());
+        let entry = Entry { answer, stored_at: now, usable_until, moved_at: now };
+        answers.octets += entry.octets();
+        if let Some((_, old)) = answers.by_question.push(hash, entry) {
+            answers.octets -= old.octets();
         }
-        answers.octets += added;
         while !self.fits(&mut answers) {
-            let Some((old_key, old)) = answers.by_question.pop_lru() else { break };
-            answers.octets -= old_key.len() + old.answer.memory();
+            let Some((_, old)) = answers.by_question.pop_lru() else { break };
+            answers.octets -= old.octets();
         }
     }
 
@@ -218,8 +239,8 @@ mod tests {
         for number in 0..answers {
             let message = question(number);
             let query = Query::read(&message).unwrap();
-            let answer = StoredAnswer::new(reply::negative(&query, codes::NXDOMAIN, true, None)).unwrap();
-            fast.remember(&Key::of(&query, 0), answer, Instant::now(), None);
+            let answer = reply::negative(&query, codes::NXDOMAIN, true, None);
+            fast.remember(&Key::of(&query, 0), &answer, Instant::now(), None);
         }
         fast.answers().octets
     }

@@ -89,6 +89,8 @@ impl GrantedNames {
         let grants = names.by_name.get_or_insert_mut(name.clone(), Vec::new);
         grants
             .retain(|grant| grant.usable_until > now && !addresses.iter().any(|(a, _)| *a == grant.address));
+        // A name has few addresses, and is one of many.
+        grants.reserve_exact(addresses.len());
         grants.extend(addresses.iter().map(|(address, ttl)| Grant {
             address: *address,
             ttl_ends: now + *ttl,

@@ -55,15 +55,17 @@ struct Asker<'a> {
     endpoint: Arc<Endpoint>,
     meaning: Meaning,
     forwarded: bool,
+    now: Instant,
 }
 
 impl Server {
-    /// Takes a message and writes the answer behind what `into` holds, if it can be given at once.
+    /// Takes a message that came at about `now`, and writes the answer behind what `into` holds, if it can be given at once.
     pub(super) fn inquire(
         &self,
         message: &[u8],
         peer: IpAddr,
         meaning: Meaning,
+        now: Instant,
         into: &mut Vec<u8>,
     ) -> Inquiry {
         let counters = &self.0.counters;
@@ -86,7 +88,7 @@ impl Server {
             into.extend(reply::negative(&query, codes::REFUSED, false, Some(&error)));
             return Inquiry::Answered;
         };
-        Asker { server: self, query, endpoint, meaning, forwarded }.answer(message, into)
+        Asker { server: self, query, endpoint, meaning, forwarded, now }.answer(message, into)
     }
 
     /// Q1: the kernel's word, or a trusted forwarder's.
@@ -106,14 +108,13 @@ impl Server {
 
 impl Asker<'_> {
     fn answer(self, message: &[u8], into: &mut Vec<u8>) -> Inquiry {
-        let now = Instant::now();
         let counters = &self.server.0.counters;
         let a_second = self.endpoint.view.rules.limits().queries_per_second;
-        if !self.endpoint.limits.take(a_second, now) {
+        if !self.endpoint.limits.take(a_second, self.now) {
             return self.over_limit(&format!("more than {a_second} queries a second"), into);
         }
         let key = Key::of(&self.query, self.meaning.number);
-        if self.endpoint.fast.answer(&key, &self.query, now, Accept::Fresh, into) {
+        if self.endpoint.fast.answer(&key, &self.query, self.now, Accept::Fresh, into) {
             counters.fast.count();
             return Inquiry::Answered;
         }
@@ -183,7 +184,7 @@ impl Asker<'_> {
     /// Q8
     fn over_limit(&self, what: &str, into: &mut Vec<u8>) -> Inquiry {
         self.server.0.counters.limit.count();
-        if self.endpoint.limits.tell(Instant::now()) {
+        if self.endpoint.limits.tell(self.now) {
             self.denied(&self.query.name_text(), Reason::Limit, what);
         }
         self.servfail(ede::OTHER, &format!("nameward: limit; {what}"), into)

@@ -27,7 +27,6 @@ use crate::{
         codes, ede,
         query::Query,
         reply::{self, ExtendedError},
-        stored::StoredAnswer,
     },
 };
 
@@ -314,10 +313,8 @@ impl Resolution<'_> {
     }
 
     fn remember(&self, ready: &Ready) {
-        if let Some(stored) = StoredAnswer::new(ready.bytes.clone()) {
-            let key = Key::of(&self.query, self.waiting.meaning.number);
-            ready.endpoint.fast.remember(&key, stored, Instant::now(), ready.usable_until);
-        }
+        let key = Key::of(&self.query, self.waiting.meaning.number);
+        ready.endpoint.fast.remember(&key, &ready.bytes, Instant::now(), ready.usable_until);
     }
 
     fn fail(&self, failure: Failure) -> Vec<u8> {

@@ -2,7 +2,11 @@
 //!
 //! Connections are bounded for each endpoint and for all together; who is idle, or does not read, is let go.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
@@ -118,7 +122,7 @@ async fn read(
             Err(_idle) => return Ok(()),
         };
         let mut answer = Vec::new();
-        match server.inquire(&message, peer.ip(), meaning, &mut answer) {
+        match server.inquire(&message, peer.ip(), meaning, Instant::now(), &mut answer) {
             Inquiry::Answered => {
                 if answers.send(answer).await.is_err() {
                     return Ok(());

@@ -1,32 +1,26 @@
 //! DNS over UDP: datagrams are taken and answered in batches; questions that wait are answered when they are ready.
 
 use std::{
-    io::{self, IoSliceMut},
+    io,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
+    time::Instant,
 };
 
 use nix::{
-    cmsg_space,
     errno::Errno,
-    libc,
-    sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmsg,
-        setsockopt, sockopt,
-    },
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt},
 };
 use tokio::io::Interest;
 
 use super::{
     Meaning, Server, Stop,
     inquiry::{Inquiry, Waiting, fit},
-    udp_batch::{BATCH, Outgoing},
+    udp_batch::{BATCH, From, Incoming, Outgoing, Path},
 };
 use crate::wire::PLAIN_UDP_OCTETS;
 
-/// The longest query that is read: longer ones are none (EDNS options are short).
-const LONGEST_QUERY: usize = 2_048;
 /// Batches taken at the end: more than a receive buffer holds.
 const AT_THE_END: usize = 1_024;
 /// Octets of queries that may wait, where the system allows that much: those of one moment of all workloads.
@@ -46,20 +40,6 @@ struct Socket {
     udp: tokio::net::UdpSocket,
     /// Bound to all addresses: the kernel has to say which one was meant, and be told again.
     wildcard: bool,
-}
-
-/// Where an answer goes, and from where.
-#[derive(Clone, Copy)]
-struct Path {
-    to: SockaddrStorage,
-    from: From,
-}
-
-#[derive(Clone, Copy)]
-enum From {
-    Bound,
-    V4(libc::in_pktinfo),
-    V6(libc::in6_pktinfo),
 }
 
 impl Listener {
@@ -82,7 +62,7 @@ impl Listener {
     /// Serves until it shall stop, and then what has arrived already: if this was the last holder of the socket, it would
     /// go with it.
     pub(super) async fn run(self, mut stop: Stop) {
-        let (mut buffer, mut out) = (vec![0; BATCH * LONGEST_QUERY], Outgoing::new());
+        let (mut incoming, mut out) = (Incoming::new(self.socket.wildcard), Outgoing::new());
         loop {
             let udp = &self.socket.udp;
             let readable = tokio::select! {
@@ -93,7 +73,7 @@ impl Listener {
                 return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
             }
             for _ in 0..IN_A_ROW {
-                match udp.try_io(Interest::READABLE, || self.take_batch(&mut buffer, &mut out)) {
+                match udp.try_io(Interest::READABLE, || self.take_batch(&mut incoming, &mut out)) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier answer; nobody waits for it.
@@ -103,37 +83,31 @@ impl Listener {
             tokio::task::yield_now().await;
         }
         for _ in 0..AT_THE_END {
-            match self.take_batch(&mut buffer, &mut out) {
+            match self.take_batch(&mut incoming, &mut out) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(()) | Err(_) => tokio::task::yield_now().await,
             }
         }
     }
 
-    /// Takes what is there, up to a batch. `WouldBlock` when nothing is.
-    fn take_batch(&self, buffer: &mut [u8], out: &mut Outgoing) -> io::Result<()> {
-        let control = self.socket.wildcard.then(|| cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo));
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, control);
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            buffer.chunks_mut(LONGEST_QUERY).map(|chunk| [IoSliceMut::new(chunk)]).collect();
-        let fd = self.socket.udp.as_raw_fd();
-        let received = recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
-        for datagram in received {
-            let Some(to) = datagram.address else { continue };
-            let from = if self.socket.wildcard { asked_at(datagram.cmsgs()) } else { From::Bound };
-            let whole = !datagram.flags.contains(MsgFlags::MSG_TRUNC);
-            if let (Some(message), true) = (datagram.iovs().next(), whole) {
-                self.take(message, Path { to, from }, out);
+    /// Takes what is there, up to a batch. `WouldBlock` when that was all: what comes later wakes anew.
+    fn take_batch(&self, incoming: &mut Incoming, out: &mut Outgoing) -> io::Result<()> {
+        let count = incoming.take(self.socket.udp.as_fd())?;
+        let now = Instant::now();
+        for (message, path) in incoming.datagrams() {
+            match message {
+                Some(message) => self.take(message, path, now, out),
+                None => self.server.0.counters.too_long(),
             }
         }
         self.send(out);
-        Ok(())
+        if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
-    fn take(&self, message: &[u8], path: Path, out: &mut Outgoing) {
+    fn take(&self, message: &[u8], path: Path, now: Instant, out: &mut Outgoing) {
         let Some(peer) = socket_address(&path.to) else { return };
         let begin = out.room().len();
-        match self.server.inquire(message, peer.ip(), self.meaning, out.room()) {
+        match self.server.inquire(message, peer.ip(), self.meaning, now, out.room()) {
             Inquiry::Answered => {
                 // No client takes less, so most queries need not be read again.
                 if out.room().len() - begin > PLAIN_UDP_OCTETS.into() {
@@ -203,23 +177,6 @@ impl Socket {
             tracing::debug!(%error, "an answer could not be sent");
         }
     }
-}
-
-/// The address that a datagram was sent to, as the source of its answer.
-fn asked_at(control: nix::Result<nix::sys::socket::CmsgIterator<'_>>) -> From {
-    let Ok(messages) = control else { return From::Bound };
-    for message in messages {
-        match message {
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                let source =
-                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
-                return From::V4(source);
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => return From::V6(info),
-            _ => {}
-        }
-    }
-    From::Bound
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
