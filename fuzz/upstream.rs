@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let rules = &RULES[usize::from(first >> 4 & 1)];
     let query = query(TYPES[usize::from(first & 7)], first & 8 != 0);
     let Some(passed) = probe::upstream_answer(&query, answer, rules) else { return };
-    assert_eq!(passed.ungranted(), [], "passed on, and not granted");
+    assert!(passed.ungranted().is_empty(), "passed on, and not granted: {:?}", passed.ungranted());
     for address in &passed.granted {
         assert_eq!(judge(*address), AddressClass::Global, "{address}");
     }

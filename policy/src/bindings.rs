@@ -5,6 +5,8 @@
 //! evicted. It does not know rules: [`crate::Grants`] puts both together.
 
 use std::{
+    borrow::Borrow,
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
@@ -12,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootTime, Limits, Name};
+use crate::{BootTime, Few, Limits, Name};
 
 /// How long a lapsed binding is remembered.
 pub const REMEMBERED: Duration = Duration::from_secs(3_600);
@@ -29,8 +31,8 @@ pub struct Binding {
     pub asked_at: BootTime,
     /// How long addresses are kept after their TTL or last use.
     pub grace: Duration,
-    /// The addresses, sorted.
-    pub addresses: Vec<Lease>,
+    /// The addresses, sorted. Most names have one.
+    pub addresses: Few<Lease>,
 }
 
 /// One address of a name.
@@ -76,19 +78,52 @@ pub enum LimitReached {
     },
 }
 
-/// The bindings of one endpoint.
+/// The bindings of one endpoint. A host holds a million of them: each is one allocation beside its name.
 #[derive(Clone, Debug)]
 pub struct Bindings {
     limits: Limits,
-    names: BTreeMap<Name, Binding>,
-    by_address: BTreeMap<IpAddr, Vec<Name>>,
+    names: BTreeSet<ByName>,
+    by_address: BTreeMap<IpAddr, Names>,
+}
+
+/// Names that gave an address, sorted. Most addresses have one.
+type Names = Few<Name>;
+
+/// A binding, found by its name.
+#[derive(Clone, Debug)]
+struct ByName(Box<Binding>);
+
+impl Borrow<Name> for ByName {
+    fn borrow(&self) -> &Name {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
 }
 
 impl Bindings {
     /// No bindings.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, names: BTreeMap::new(), by_address: BTreeMap::new() }
+        Self { limits, names: BTreeSet::new(), by_address: BTreeMap::new() }
     }
 
     /// Other limits from now on. What is recorded stays.
@@ -114,77 +149,73 @@ impl Bindings {
             return Ok(now);
         }
         self.make_room(name, &addresses, now)?;
-        let binding = self.names.entry(name.clone()).or_insert_with(|| Binding {
-            name: name.clone(),
-            chain: Box::default(),
-            asked_at: now,
-            grace,
-            addresses: Vec::new(),
-        });
+        let mut binding = self.take(name).unwrap_or_else(|| Box::new(Binding::new(name)));
         binding.chain = chain.into();
         binding.asked_at = now;
         binding.grace = grace;
-        for lease in addresses.values() {
-            binding.add(*lease);
-        }
+        binding.add(addresses.values());
         let first = addresses
             .keys()
             .filter_map(|address| binding.lease(*address))
             .map(|lease| lease.expires_at)
             .min();
         for address in addresses.keys() {
-            index(&mut self.by_address, *address, name);
+            index(&mut self.by_address, *address, &binding.name);
         }
+        self.names.insert(ByName(binding));
         Ok(first.unwrap_or(now))
     }
 
     /// Puts back what was stored, without a question about limits. Expiries only ever grow.
     pub fn restore(&mut self, stored: &Binding) {
+        if stored.addresses.is_empty() {
+            return;
+        }
+        let anew = || Box::new(Binding { addresses: Few::default(), ..stored.clone() });
+        let mut binding = self.take(&stored.name).unwrap_or_else(anew);
+        binding.add(&stored.addresses);
         for lease in &stored.addresses {
-            index(&mut self.by_address, lease.address, &stored.name);
+            index(&mut self.by_address, lease.address, &binding.name);
         }
-        match self.names.get_mut(&stored.name) {
-            Some(binding) => stored.addresses.iter().for_each(|lease| binding.add(*lease)),
-            None if stored.addresses.is_empty() => {}
-            None => {
-                let mut binding = Binding { addresses: Vec::new(), ..stored.clone() };
-                stored.addresses.iter().for_each(|lease| binding.add(*lease));
-                self.names.insert(stored.name.clone(), binding);
-            }
-        }
+        self.names.insert(ByName(binding));
     }
 
     /// An address was used, or has a live flow now (A5): it lapses no earlier than the grace after that. What had
     /// lapsed before it was used stays so. Returns whether anything changed.
     pub fn touch(&mut self, address: IpAddr, last_used: BootTime) -> bool {
         let address = address.to_canonical();
-        let mut changed = false;
-        for name in self.by_address.get(&address).into_iter().flatten() {
-            let Some(binding) = self.names.get_mut(name) else { continue };
-            let grace = binding.grace;
-            let Some(lease) = binding.lease_mut(address) else { continue };
-            let extended = last_used.max(lease.ttl_ends).saturating_add(grace);
-            if !grace.is_zero() && lease.is_live(last_used) && lease.expires_at < extended {
-                lease.expires_at = extended;
-                changed = true;
+        let extended = |binding: &Binding, lease: &Lease| {
+            let extended = last_used.max(lease.ttl_ends).saturating_add(binding.grace);
+            (!binding.grace.is_zero() && lease.is_live(last_used) && lease.expires_at < extended)
+                .then(|| (binding.name.clone(), extended))
+        };
+        let longer: Vec<_> =
+            self.names_of(address).filter_map(|(binding, lease)| extended(binding, lease)).collect();
+        for (name, until) in &longer {
+            let Some(mut binding) = self.take(name) else { continue };
+            if let Some(lease) = binding.lease_mut(address) {
+                lease.expires_at = *until;
             }
+            self.names.insert(ByName(binding));
         }
-        changed
+        !longer.is_empty()
     }
 
     /// Expiry was frozen at `last_beat` and goes on at `now` (F1): what would have lapsed in between is live for its
     /// grace. Returns whether anything changed.
     pub fn resume(&mut self, last_beat: BootTime, now: BootTime) -> bool {
         let mut changed = false;
-        for binding in self.names.values_mut() {
+        let mut resume = |ByName(mut binding): ByName| {
             let until = now.saturating_add(binding.grace);
-            for lease in &mut binding.addresses {
+            for lease in binding.addresses.iter_mut() {
                 if lease.is_live(last_beat) && !lease.is_live(now) && lease.expires_at < until {
                     lease.expires_at = until;
                     changed = true;
                 }
             }
-        }
+            ByName(binding)
+        };
+        self.names = std::mem::take(&mut self.names).into_iter().map(&mut resume).collect();
         changed
     }
 
@@ -202,9 +233,9 @@ impl Bindings {
     /// The bindings that gave an address, lapsed ones too, by name.
     pub fn names_of(&self, address: IpAddr) -> impl Iterator<Item = (&Binding, &Lease)> {
         let address = address.to_canonical();
-        let names = self.by_address.get(&address).into_iter().flatten();
+        let names = self.by_address.get(&address).into_iter().flat_map(|names| names.iter());
         names.filter_map(move |name| {
-            let binding = self.names.get(name)?;
+            let binding = self.of(name)?;
             Some((binding, binding.lease(address)?))
         })
     }
@@ -212,12 +243,12 @@ impl Bindings {
     /// The binding of a name.
     #[must_use]
     pub fn of(&self, name: &Name) -> Option<&Binding> {
-        self.names.get(name)
+        self.names.get(name).map(|ByName(binding)| &**binding)
     }
 
     /// All bindings, lapsed ones too, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Binding> {
-        self.names.values()
+        self.names.iter().map(|ByName(binding)| &**binding)
     }
 
     /// All addresses, in order.
@@ -226,7 +257,12 @@ impl Bindings {
     }
 
     fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.names.values().flat_map(|binding| &binding.addresses)
+        self.iter().flat_map(|binding| &binding.addresses)
+    }
+
+    /// To be changed, and put back.
+    fn take(&mut self, name: &Name) -> Option<Box<Binding>> {
+        self.names.take(name).map(|ByName(binding)| binding)
     }
 
     /// Checks the limits; what has lapsed goes when they are reached.
@@ -247,7 +283,7 @@ impl Bindings {
     fn over_limit(&self, name: &Name, addresses: &BTreeMap<IpAddr, Lease>) -> Option<LimitReached> {
         let Limits { names, addresses: all, addresses_per_name: each, .. } = self.limits;
         let over = |count: usize, limit: u32| count > limit as usize;
-        let known = self.names.get(name);
+        let known = self.of(name);
         let fresh =
             addresses.keys().filter(|address| known.is_none_or(|known| known.lease(**address).is_none()));
         if over(known.map_or(0, |known| known.addresses.len()) + fresh.count(), each) {
@@ -270,17 +306,26 @@ impl Bindings {
     }
 
     fn forget_of(&mut self, keep: impl Fn(&Name, &Lease) -> bool) {
+        let of = |binding: &Binding| {
+            let lost = binding.addresses.iter().filter(|lease| !keep(&binding.name, lease));
+            lost.map(|lease| lease.address).collect::<Vec<_>>()
+        };
+        let gone: BTreeSet<IpAddr> = self.iter().flat_map(of).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let kept = |ByName(mut binding): ByName| {
+            let Binding { name, addresses, .. } = &mut *binding;
+            addresses.retain(|lease| keep(name, lease));
+            (!addresses.is_empty()).then_some(ByName(binding))
+        };
+        self.names = std::mem::take(&mut self.names).into_iter().filter_map(kept).collect();
         let Self { names, by_address, .. } = self;
-        let mut gone: BTreeSet<IpAddr> = BTreeSet::new();
-        names.retain(|name, binding| {
-            let lost = binding.addresses.iter().filter(|lease| !keep(name, lease));
-            gone.extend(lost.map(|lease| lease.address));
-            binding.addresses.retain(|lease| keep(name, lease));
-            !binding.addresses.is_empty()
-        });
         for address in gone {
             if let Some(known) = by_address.get_mut(&address) {
-                known.retain(|name| names.get(name).is_some_and(|binding| binding.lease(address).is_some()));
+                known.retain(|name| {
+                    names.get(name).is_some_and(|ByName(binding)| binding.lease(address).is_some())
+                });
                 if known.is_empty() {
                     by_address.remove(&address);
                 }
@@ -290,6 +335,23 @@ impl Bindings {
 }
 
 impl Binding {
+    fn new(name: &Name) -> Self {
+        Self {
+            name: name.clone(),
+            chain: Box::default(),
+            asked_at: BootTime::default(),
+            grace: Duration::ZERO,
+            addresses: Few::default(),
+        }
+    }
+
+    /// The same binding with these of its addresses alone.
+    #[must_use]
+    pub fn of_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let leases = addresses.into_iter().filter_map(|address| self.lease(address.to_canonical()).copied());
+        Self { addresses: leases.collect(), chain: self.chain.clone(), name: self.name.clone(), ..*self }
+    }
+
     /// The lease of an address.
     #[must_use]
     pub fn lease(&self, address: IpAddr) -> Option<&Lease> {
@@ -303,15 +365,20 @@ impl Binding {
     }
 
     /// The latest wins (A6).
-    fn add(&mut self, new: Lease) {
-        match self.addresses.binary_search_by_key(&new.address, |lease| lease.address) {
-            Ok(at) => {
-                let known = &mut self.addresses[at];
-                known.ttl_ends = known.ttl_ends.max(new.ttl_ends);
-                known.expires_at = known.expires_at.max(new.expires_at);
+    fn add<'a>(&mut self, leases: impl IntoIterator<Item = &'a Lease>) {
+        let mut all = self.addresses.take();
+        let known = all.len();
+        for new in leases {
+            match all[..known].binary_search_by_key(&new.address, |lease| lease.address) {
+                Ok(at) => {
+                    all[at].ttl_ends = all[at].ttl_ends.max(new.ttl_ends);
+                    all[at].expires_at = all[at].expires_at.max(new.expires_at);
+                }
+                Err(_) => all.push(*new),
             }
-            Err(at) => self.addresses.insert(at, new),
         }
+        all.sort_unstable_by_key(|lease| lease.address);
+        self.addresses = all.into();
     }
 }
 
@@ -330,10 +397,12 @@ fn latest(addresses: &[(IpAddr, Duration)], grace: Duration, now: BootTime) -> B
     leases
 }
 
-fn index(by_address: &mut BTreeMap<IpAddr, Vec<Name>>, address: IpAddr, name: &Name) {
-    let names = by_address.entry(address).or_insert_with(|| Vec::with_capacity(1));
+fn index(by_address: &mut BTreeMap<IpAddr, Names>, address: IpAddr, name: &Name) {
+    let names = by_address.entry(address).or_default();
     if let Err(at) = names.binary_search(name) {
-        names.insert(at, name.clone());
+        let mut all = names.take();
+        all.insert(at, name.clone());
+        *names = all.into();
     }
 }
 

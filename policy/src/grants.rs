@@ -68,6 +68,8 @@ pub enum Action {
 pub struct Grants {
     ids: BTreeMap<Arc<[Name]>, u32>,
     names: BTreeMap<u32, Arc<[Name]>>,
+    /// Given out, and not stored yet.
+    fresh: Vec<u32>,
     next: u32,
 }
 
@@ -82,7 +84,7 @@ pub struct NameSet {
 
 impl Default for Grants {
     fn default() -> Self {
-        Self { ids: BTreeMap::new(), names: BTreeMap::new(), next: 1 }
+        Self { ids: BTreeMap::new(), names: BTreeMap::new(), fresh: Vec::new(), next: 1 }
     }
 }
 
@@ -113,6 +115,17 @@ impl Grants {
     /// All sets, to be stored.
     pub fn sets(&self) -> impl Iterator<Item = NameSet> {
         self.names.iter().map(|(id, names)| NameSet { id: *id, names: names.to_vec() })
+    }
+
+    /// Sets that got their id since [`Grants::stored`]: to be stored before the kernel refers to them.
+    pub fn fresh(&self) -> impl Iterator<Item = NameSet> {
+        let names = self.fresh.iter().filter_map(|id| Some((*id, self.names.get(id)?)));
+        names.map(|(id, names)| NameSet { id, names: names.to_vec() })
+    }
+
+    /// All sets are stored.
+    pub fn stored(&mut self) {
+        self.fresh.clear();
     }
 
     /// The names behind an id.
@@ -183,6 +196,7 @@ impl Grants {
         self.next = self.next.wrapping_add(1);
         self.ids.insert(names.clone(), id);
         self.names.insert(id, names);
+        self.fresh.push(id);
         id
     }
 }

@@ -9,6 +9,7 @@ mod bindings;
 mod cidrs;
 mod dns;
 mod explain;
+mod few;
 mod grants;
 mod name;
 mod pattern;
@@ -29,6 +30,7 @@ pub use dns::{
     Reachable,
 };
 pub use explain::{BindingView, Destination, Explanation, Missing, RuleRef, Suggestion, explain};
+pub use few::Few;
 pub use grants::{Action, AllowEntry, GrantTables, Grants, NameSet, diff};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
 pub use pattern::{Pattern, PatternError, PatternWarning};

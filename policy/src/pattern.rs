@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_write() {
-        // N4
+        // N4, N6
         let message = |text: &str| Pattern::parse(text).unwrap_err().to_string();
         assert!(
             message("foo*.example.com").contains("write `*.example.com`"),

@@ -55,10 +55,9 @@ impl<S: KernelStore> Endpoint<S> {
         by_socket: bool,
         now: BootTime,
     ) -> Result<Vec<&'a Connection>, EndpointError> {
-        let before = self.known_ids();
         let fates: Vec<(&Connection, Fate)> =
             live.iter().map(|one| (one, self.fate(one, rules, now))).collect();
-        self.note_ids(&before)?;
+        self.note_ids()?;
         let mut ended = Vec::new();
         for (connection, fate) in fates {
             let (admitted_by, admitted_id) = match fate {

@@ -6,8 +6,8 @@ use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
 use nameward_api::filter::BindingFilter;
 use nameward_policy::{
     Admission, Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants,
-    Inbound, KernelMode, LimitReached, Limits, Name, NameSet, OnDeny, Pattern, QueryDecision, RuleSet,
-    Settings, explain,
+    Inbound, KernelMode, LimitReached, Limits, Name, OnDeny, Pattern, QueryDecision, RuleSet, Settings,
+    explain,
 };
 use thiserror::Error;
 
@@ -168,9 +168,8 @@ impl<S: KernelStore> Endpoint<S> {
         self.bindings.set_limits(rules.settings.limits);
         self.bindings.retain(|name, address| may_keep(&rules, name, address));
         let mut observed = self.store.observe()?;
-        let before = self.known_ids();
         let desired = self.grants.desired(&rules, &self.bindings, now);
-        self.note_ids(&before)?;
+        self.note_ids()?;
         self.admit_fresh_ids(&desired, &mut observed)?;
         let target = Target::new(&rules.kernel, desired.admitted);
         let isolated = self.isolated_before || rules.kernel.mode == KernelMode::Enforce;
@@ -211,7 +210,7 @@ impl<S: KernelStore> Endpoint<S> {
             .bindings
             .record(&name, &chain, &request.addresses, self.grace(request), now)
             .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
-        let written = self.write_name(&name, request.addresses.iter().map(|(address, _)| *address), now);
+        let written = self.write_name(&name, &request.addresses, now);
         written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
         Ok(Granted { usable_for: first.since(now) })
     }
@@ -269,23 +268,21 @@ impl<S: KernelStore> Endpoint<S> {
         Ok((name, chain))
     }
 
-    /// Writes a name's addresses: first to the file, then what they mean, then the addresses themselves.
+    /// Writes addresses of a name: first to the file, then what they mean, then the addresses themselves.
     fn write_name(
         &mut self,
         name: &Name,
-        addresses: impl Iterator<Item = IpAddr>,
+        addresses: &[(IpAddr, Duration)],
         now: BootTime,
     ) -> Result<(), EndpointError> {
-        let before = self.known_ids();
-        let entries: Vec<_> = addresses
-            .filter_map(|address| {
-                let address = address.to_canonical();
-                Some((address, self.grants.entry(&self.bindings, address, now)?))
-            })
+        let addresses = || addresses.iter().map(|(address, _)| address.to_canonical());
+        let entries: Vec<_> = addresses()
+            .filter_map(|address| Some((address, self.grants.entry(&self.bindings, address, now)?)))
             .collect();
-        self.note_ids(&before)?;
+        self.note_ids()?;
         if let (Some(journal), Some(binding)) = (&mut self.journal, self.bindings.of(name)) {
-            journal.append(&[Entry::Binding(binding.clone())])?;
+            // Other addresses of the name are there already: a name may have a thousand.
+            journal.append(&[Entry::Binding(binding.of_addresses(addresses()))])?;
         }
         for (address, entry) in entries {
             let classes =
@@ -328,16 +325,14 @@ impl<S: KernelStore> Endpoint<S> {
         Ok(())
     }
 
-    pub(super) fn known_ids(&self) -> BTreeSet<u32> {
-        self.grants.sets().map(|set| set.id).collect()
-    }
-
-    /// Puts ids that are new since `before` on file.
-    pub(super) fn note_ids(&mut self, before: &BTreeSet<u32>) -> Result<(), EndpointError> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        let fresh: Vec<Entry> =
-            self.grants.sets().filter(|set: &NameSet| !before.contains(&set.id)).map(Entry::Names).collect();
-        Ok(journal.append(&fresh)?)
+    /// Puts ids that are new on file.
+    pub(super) fn note_ids(&mut self) -> Result<(), EndpointError> {
+        if let Some(journal) = &mut self.journal {
+            let fresh: Vec<Entry> = self.grants.fresh().map(Entry::Names).collect();
+            journal.append(&fresh)?;
+        }
+        self.grants.stored();
+        Ok(())
     }
 
     fn flags(&self, settings: &Settings) -> u64 {

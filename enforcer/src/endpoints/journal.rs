@@ -175,7 +175,7 @@ mod tests {
             chain: [Name::parse("edge.example.net").unwrap()].into(),
             asked_at: BootTime(1),
             grace: Duration::from_secs(600),
-            addresses: vec![lease],
+            addresses: [lease].into_iter().collect(),
         })
     }
 

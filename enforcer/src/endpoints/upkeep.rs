@@ -137,9 +137,8 @@ impl<S: KernelStore> Endpoint<S> {
     /// What the kernel should hold of names. Sets of names that are new since one lapsed are on file before the kernel
     /// refers to them: after a restart, flows under them go on.
     fn desired(&mut self, rules: &RuleSet, now: BootTime) -> Result<GrantTables, EndpointError> {
-        let before = self.known_ids();
         let desired = self.grants.desired(rules, &self.bindings, now);
-        self.note_ids(&before)?;
+        self.note_ids()?;
         Ok(desired)
     }
 
