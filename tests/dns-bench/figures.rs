@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Student's t for 95 % at 19 degrees of freedom: 20 rounds, or a little wide for more.
+/// Student's t for 95 %: for 20 rounds and more (19 degrees of freedom), and for the few of a quick run (4).
 const T: f64 = 2.093;
+const T_OF_FEW: f64 = 2.776;
 
 /// A mean and what it may as well have been.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,8 @@ impl Interval {
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let reach = T * (squares / (count - 1.0)).sqrt() / count.sqrt();
+        let t = if values.len() < 20 { T_OF_FEW } else { T };
+        let reach = t * (squares / (count - 1.0)).sqrt() / count.sqrt();
         Self { mean, low: mean - reach, high: mean + reach }
     }
 }
@@ -36,9 +38,17 @@ impl Figures {
         self.add(name, unit, Interval::of(values), Value::Null, Value::from(true));
     }
 
-    /// A figure of one run, which was told already.
+    /// A figure of one run that no bar is set for.
     pub(crate) fn once(&mut self, name: &str, unit: &str, value: f64) {
+        println!("{name:<60} {value:>11.2} {unit:<24} (one run)");
         self.0.push(json!({"name": name, "value": value, "unit": unit, "bar": null, "pass": true}));
+    }
+
+    /// A figure of one run that must not be above a bar.
+    pub(crate) fn bounded(&mut self, name: &str, unit: &str, value: f64, bar: f64) {
+        let pass = value <= bar;
+        println!("{name:<60} {value:>11.2} {unit:<24} (bar {bar}; pass {pass})");
+        self.0.push(json!({"name": name, "value": value, "unit": unit, "bar": bar, "pass": pass}));
     }
 
     /// A ratio of pairs that must reach a bar, which is written as times the other.
@@ -81,7 +91,7 @@ fn verdict(interval: Interval, pass: bool) -> Value {
     if interval.high - interval.low > WIDEST { "not resolvable".into() } else { pass.into() }
 }
 
-/// The value that this part of all values is not above.
+/// The value that this part of all values, in nanoseconds, is not above.
 pub(crate) fn percentile(values: &mut [u32], part: f64) -> f64 {
     values.sort_unstable();
     let last = values.len().saturating_sub(1) as f64;

@@ -1,8 +1,9 @@
 //! The servers that are compared: all answer for the same zone, each on the same one processor.
 
 use std::{
+    env,
     net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -52,13 +53,17 @@ impl Servers {
         let folder = Scratch::new("dnsbench")?;
         let start = Starter { namespace, folder: &folder };
         let upstream = start.nsd("upstream", UPSTREAM_PORT, CLIENT_CPU)?;
-        let cached = vec![
+        let mut cached = vec![
             start.nameward("nameward", 5_301)?,
             start.nsd("nsd", 5_302, SERVERS_CPU)?,
             start.unbound(5_303)?,
             start.dnsdist("dnsdist", 5_304, true)?,
             start.dnsmasq(5_305)?,
         ];
+        match coredns() {
+            Some(program) => cached.push(start.coredns(&program, 5_308)?),
+            None => println!("coredns is not on the path: it is left out"),
+        }
         let forwarding =
             vec![start.nameward("nameward-misses", 5_306)?, start.dnsdist("dnsdist-misses", 5_307, false)?];
         Ok(Self { cached, forwarding, _upstream: upstream, _folder: folder })
@@ -148,6 +153,17 @@ impl Starter<'_> {
         self.start("dnsmasq", Role::Forwarder, port, SERVERS_CPU, "dnsmasq", &arguments)
     }
 
+    fn coredns(&self, program: &Path, port: u16) -> Result<Server> {
+        let file = self.folder.file(
+            "Corefile",
+            &format!(
+                ".:{port} {{\n  bind 127.0.0.1\n  cache 3600 {{\n    success 10000\n  }}\n  \
+                 forward . 127.0.0.1:{UPSTREAM_PORT}\n}}\n"
+            ),
+        )?;
+        self.start("coredns", Role::Forwarder, port, SERVERS_CPU, text(program), &["-conf", text(&file)])
+    }
+
     fn start(
         &self,
         name: &'static str,
@@ -185,6 +201,12 @@ impl Starter<'_> {
         }
         bail!("{} does not answer: {}", server.name, server.process.log())
     }
+}
+
+/// CoreDNS is in no distribution: xtask builds it, and puts its folder on the path.
+fn coredns() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join("coredns")).find(|program| program.is_file())
 }
 
 /// The policy of all endpoints, and the endpoints by their source addresses.

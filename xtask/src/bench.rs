@@ -5,15 +5,20 @@ use anyhow::{Result, bail};
 use crate::{
     build::PROGRAMS,
     command::run,
-    setup::{self, Stage},
+    setup::{self, Stage, go},
     workspace::Workspace,
 };
 
 const PACKAGE: &str = "nameward-tests";
 const PREFIX: &str = "bench-";
 
+/// Programs in Go that a measurement compares with.
+fn go_programs(name: &str) -> &'static [&'static str] {
+    if name == "dns" { &["coredns"] } else { &[] }
+}
+
 /// Builds for release and measures; without a name, lists what there is.
-pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
+pub(crate) fn bench(workspace: &Workspace, name: Option<&str>, options: &[String]) -> Result<()> {
     let all = workspace.targets(PACKAGE, "bin");
     let all: Vec<&str> = all.iter().filter_map(|target| target.strip_prefix(PREFIX)).collect();
     let Some(name) = name else {
@@ -32,8 +37,9 @@ pub(crate) fn bench(workspace: &Workspace, name: Option<&str>) -> Result<()> {
     }
     run(&mut cargo)?;
     let folder = workspace.target().join("release");
+    let path = go::prepare(go_programs(name))?;
     let mut bench = std::process::Command::new(folder.join(&program));
-    bench.current_dir(workspace.root()).env("NAMEWARD_MUST_RUN", "1");
+    bench.args(options).env("PATH", path).current_dir(workspace.root()).env("NAMEWARD_MUST_RUN", "1");
     bench.env("NAMEWARD_BIN_DIR", &folder).env("NAMEWARD_BIN", folder.join("nameward"));
     run(&mut bench)?;
     println!("written: {}", workspace.target().join("bench").join(format!("{name}.json")).display());
