@@ -4,6 +4,7 @@
 //! [`crate::endpoints`]; how an endpoint comes and goes is in `attaching`.
 
 mod attaching;
+mod everyone;
 mod isolating;
 mod problems;
 mod tasks;
@@ -23,7 +24,7 @@ use std::{
 use nameward_api::Followed;
 use nameward_daemon::audit::AuditCounts;
 use nameward_feed::{Identity, sockets::DnsSocket};
-use nameward_policy::{BootTime, RuleSet, Settings};
+use nameward_policy::{BootTime, LiveAnswers, RuleSet, Settings};
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
@@ -150,6 +151,8 @@ struct Inner {
     problems: Problems,
     failures: Failures,
     decisions: Decisions,
+    /// What resolvers answer to all workloads.
+    live_answers: Mutex<LiveAnswers>,
     /// Changes with every interface that comes, goes or changes.
     links: watch::Sender<()>,
     path_is_whole: AtomicBool,
@@ -170,6 +173,8 @@ struct Guarded {
     trouble: Mutex<Option<String>>,
     /// What its fence does not hold, as far as that shows from outside; none before somebody looked.
     gaps: Mutex<Option<Vec<String>>>,
+    /// It has as many names or addresses as it may: said once.
+    is_full: AtomicBool,
     /// Another took its place. Set under the lock; from then on nothing is written through this one.
     is_retired: AtomicBool,
 }
@@ -258,6 +263,7 @@ impl Enforcer {
             problems: Problems::default(),
             failures: Failures::default(),
             decisions: Decisions::default(),
+            live_answers: Mutex::default(),
             links: watch::Sender::new(()),
             path_is_whole: AtomicBool::new(false),
         })))
@@ -278,7 +284,8 @@ impl Enforcer {
             if isolates_first {
                 guarded.take_over(&mut endpoint, &rules);
             }
-            let applied = endpoint.apply(Arc::clone(&rules), now());
+            let learned = endpoint.learn(self.live_answers().live(now()), &rules, now());
+            let applied = learned.and_then(|()| endpoint.apply(Arc::clone(&rules), now()));
             if isolates_first && applied.is_ok() {
                 if was_open {
                     // Also what was opened meanwhile.
@@ -307,13 +314,9 @@ impl Enforcer {
     /// # Errors
     /// [`Refused`].
     pub fn grant(&self, request: &GrantRequest) -> Result<Granted, Refused> {
-        let granted = loop {
-            let guarded = self
-                .guarded(&request.endpoint)
-                .map_err(|_| Refused::NoSuchEndpoint { uid: request.endpoint.to_string() })?;
-            if let Some(mut endpoint) = guarded.current() {
-                break endpoint.grant(request, now());
-            }
+        let granted = match request.is_for_everyone() {
+            true => self.grant_everyone(request),
+            false => self.grant_one(request),
         };
         match &granted {
             Ok(granted) => {
@@ -372,6 +375,17 @@ impl Enforcer {
             }
         }
         Ok(sockets)
+    }
+
+    fn grant_one(&self, request: &GrantRequest) -> Result<Granted, Refused> {
+        loop {
+            let guarded = self
+                .guarded(&request.endpoint)
+                .map_err(|_| Refused::NoSuchEndpoint { uid: request.endpoint.to_string() })?;
+            if let Some(mut endpoint) = guarded.current() {
+                return endpoint.grant(request, now());
+            }
+        }
     }
 
     fn guarded(&self, uid: &str) -> Result<Arc<Guarded>, EnforcerError> {

@@ -7,7 +7,7 @@ use thiserror::Error;
 /// Addresses of an answer that is waiting to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantRequest {
-    /// Identifier of the endpoint.
+    /// Identifier of the endpoint; empty for all whose rules allow the name (Q9).
     pub endpoint: Arc<str>,
     /// Generation of the rules that the resolver asked.
     pub generation: u32,
@@ -19,6 +19,13 @@ pub struct GrantRequest {
     pub addresses: Vec<(IpAddr, Duration)>,
     /// What the rule adds to the TTL.
     pub grace: Duration,
+}
+
+impl GrantRequest {
+    /// Whether it is for every endpoint whose rules allow the name.
+    pub fn is_for_everyone(&self) -> bool {
+        self.endpoint.is_empty()
+    }
 }
 
 /// The addresses are in the kernel.

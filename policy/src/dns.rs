@@ -8,11 +8,15 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+#[path = "dns_union.rs"]
+mod dns_union;
 
 use crate::{AddressClass, DnsSettings, Limits, Name, Pattern, PolicyRef, TtlBounds, address};
 
@@ -142,6 +146,8 @@ pub struct DnsRules {
     data: DnsRulesData,
     nodes: HashMap<Name, Node, BuildHasherDefault<Fnv>>,
     any: Leaf,
+    /// Those that this is the union of; none for one workload's own.
+    parts: Vec<Arc<Self>>,
 }
 
 /// What is known at one name of the tree.
@@ -176,7 +182,7 @@ impl From<DnsRules> for DnsRulesData {
 
 impl PartialEq for DnsRules {
     fn eq(&self, other: &Self) -> bool {
-        self.data == other.data
+        self.data == other.data && self.parts == other.parts
     }
 }
 
@@ -184,7 +190,7 @@ impl DnsRules {
     /// Indexes the lists.
     #[must_use]
     pub fn new(data: DnsRulesData) -> Self {
-        let mut rules = Self { data, nodes: HashMap::default(), any: Leaf::default() };
+        let mut rules = Self { data, nodes: HashMap::default(), any: Leaf::default(), parts: Vec::new() };
         let data = rules.data.clone();
         for entry in &data.allowed {
             rules.leaf(&entry.pattern).add(entry.classes, entry.rule);
@@ -197,6 +203,12 @@ impl DnsRules {
             rules.leaf(&denied.pattern).denied.get_or_insert(index);
         }
         rules
+    }
+
+    /// The rules that these are the union of; none for one workload's own.
+    #[must_use]
+    pub fn parts(&self) -> &[Arc<Self>] {
+        &self.parts
     }
 
     /// The lists.
@@ -233,6 +245,9 @@ impl DnsRules {
     /// May this name be asked (Q2, Q3, Q6)?
     #[must_use]
     pub fn decide(&self, name: &Name) -> QueryDecision {
+        if !self.parts.is_empty() {
+            return dns_union::decide(&self.parts, name);
+        }
         let found = self.look_up(name.as_str());
         if let Some(index) = found.denied {
             if self.data.mode == DnsMode::Audit {
@@ -256,7 +271,7 @@ impl DnsRules {
     /// What becomes of an address in an answer to a name with this rule (A3).
     #[must_use]
     pub fn admission(&self, rule: &NameRule, address: IpAddr) -> Admission {
-        let covered = || self.data.reachable.iter().any(|block| block.covers(address));
+        let covered = || self.reachable().any(|block| block.covers(address));
         match self.class_of(address) {
             AddressClass::Global => Admission::Grant,
             AddressClass::Private(_) if rule.private_addresses || covered() => Admission::Grant,
@@ -269,6 +284,11 @@ impl DnsRules {
     #[must_use]
     pub fn admits(&self, rule: &NameRule, address: IpAddr) -> bool {
         !matches!(self.admission(rule, address), Admission::Remove(_))
+    }
+
+    fn reachable(&self) -> impl Iterator<Item = &Reachable> {
+        let of_parts = self.parts.iter().flat_map(|part| &part.data.reachable);
+        self.data.reachable.iter().chain(of_parts)
     }
 
     fn class_of(&self, address: IpAddr) -> AddressClass {
@@ -369,11 +389,7 @@ impl Leaf {
             (Some(a), Some(b)) => Some(match (self.classes, other.classes) {
                 (0, 1..) => NameRule { private_addresses: a.private_addresses || b.private_addresses, ..b },
                 (1.., 0) => NameRule { private_addresses: a.private_addresses || b.private_addresses, ..a },
-                _ => NameRule {
-                    grace: a.grace.max(b.grace),
-                    private_addresses: a.private_addresses || b.private_addresses,
-                    strict_chain: a.strict_chain && b.strict_chain,
-                },
+                _ => a.or(b),
             }),
             (a, b) => a.or(b),
         };

@@ -11,6 +11,7 @@ mod dns;
 mod explain;
 mod few;
 mod grants;
+mod live_answers;
 mod name;
 mod pattern;
 mod ports;
@@ -32,6 +33,7 @@ pub use dns::{
 pub use explain::{BindingView, Destination, Explanation, Missing, RuleRef, Suggestion, explain};
 pub use few::Few;
 pub use grants::{Action, AllowEntry, GrantTables, Grants, NameSet, diff};
+pub use live_answers::{KEPT_AFTER_TTL, LiveAnswer, LiveAnswers, TooManyAnswers};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
 pub use pattern::{Pattern, PatternError, PatternWarning};
 pub use reason::{Outcome, Reason};

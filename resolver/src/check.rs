@@ -57,6 +57,20 @@ pub(crate) struct Removed {
 }
 
 impl Checked {
+    /// Behind a forwarder an answer that policy left nothing of is no NODATA, which its cache would keep (Q3).
+    pub(crate) fn hide_from_caches(&mut self) {
+        let removed = &self.removed;
+        let by_policy =
+            !removed.private.is_empty() || removed.bad_chain || removed.forbidden_target.is_some();
+        let leads_somewhere =
+            self.answers.iter().any(|record| matches!(record.data, RData::A(_) | RData::AAAA(_)));
+        if by_policy && !leads_somewhere {
+            self.not_found = true;
+            self.answers.clear();
+            self.authorities.clear();
+        }
+    }
+
     /// Servers point from names of an answer into its question, whose letter case we chose at random (A9).
     fn lower_case(&mut self) {
         for record in self.answers.iter_mut().chain(&mut self.authorities) {

@@ -15,6 +15,7 @@ pub use nameward_feed::Identity;
 
 use crate::fast_path::{FastPath, SharedMemory};
 use crate::granted::GrantedNames;
+use crate::grants::{EVERYONE, Scope};
 use crate::limits::Limits;
 
 /// An endpoint as the enforcer describes it.
@@ -38,7 +39,7 @@ pub struct Endpoint {
     /// As the enforcer described it.
     pub view: EndpointView,
     pub(crate) fast: FastPath,
-    pub(crate) granted: GrantedNames,
+    pub(crate) granted: Arc<GrantedNames>,
     pub(crate) limits: Arc<Limits>,
 }
 
@@ -49,6 +50,7 @@ pub struct Endpoints {
     writing: Mutex<()>,
     changed: Notify,
     memory: Arc<SharedMemory>,
+    scope: Scope,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,12 +59,24 @@ struct Index {
     by_port: HashMap<u16, Arc<Endpoint>, foldhash::fast::RandomState>,
     by_address: HashMap<IpAddr, Arc<Endpoint>, foldhash::fast::RandomState>,
     by_source: HashMap<IpAddr, Arc<Endpoint>, foldhash::fast::RandomState>,
+    /// All of them as one, where a forwarder's questions are judged so.
+    everyone: Option<Arc<Endpoint>>,
 }
 
 impl Endpoints {
     /// No endpoints: every query is refused.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No endpoints, for a resolver that grants in this scope.
+    pub fn with_scope(scope: Scope) -> Self {
+        Self { scope, ..Self::default() }
+    }
+
+    /// Whom the answers to a forwarder are granted to.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// Replaces everything.
@@ -111,11 +125,22 @@ impl Endpoints {
             endpoint.fast.close();
             endpoint.granted.close();
         }
+        if let Some(everyone) = self.everyone() {
+            everyone.fast.forget();
+        }
     }
 
-    /// The endpoint with this uid.
+    /// The endpoint with this uid; [`EVERYONE`]'s is all of them.
     pub fn get(&self, uid: &str) -> Option<Arc<Endpoint>> {
-        self.index.load().by_uid.get(uid).cloned()
+        match uid {
+            EVERYONE => self.everyone(),
+            uid => self.index.load().by_uid.get(uid).cloned(),
+        }
+    }
+
+    /// All endpoints as one: asked by a forwarder, granted by name. None before the first is known.
+    pub(crate) fn everyone(&self) -> Option<Arc<Endpoint>> {
+        self.index.load().everyone.clone()
     }
 
     /// Waits for rules of another generation, or for the end of the endpoint. The caller bounds the wait.
@@ -158,6 +183,10 @@ impl Endpoints {
         let mut index = Index::clone(&self.index.load());
         change(&mut index);
         index.rebuild();
+        match self.scope {
+            Scope::Endpoint => {}
+            Scope::Name => index.everyone = all_as_one(&index, &self.memory),
+        }
         self.index.store(Arc::new(index));
         self.changed.notify_waiters();
     }
@@ -201,6 +230,39 @@ fn renewed(
         None => Arc::default(),
     };
     let fast = FastPath::new(names, Arc::clone(memory));
-    let granted = GrantedNames::new(names);
+    let granted = Arc::new(GrantedNames::new(names));
     Arc::new(Endpoint { fast, granted, limits, view })
+}
+
+/// All endpoints as one. It stays the same while their rules do; when those change, what was granted to all stays so:
+/// enforcers give it to whom it may open.
+fn all_as_one(index: &Index, memory: &Arc<SharedMemory>) -> Option<Arc<Endpoint>> {
+    let mut parts: Vec<_> = index.by_uid.values().map(|endpoint| Arc::clone(&endpoint.view.rules)).collect();
+    parts.sort_by_key(Arc::as_ptr);
+    parts.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    let same = |known: &&Arc<Endpoint>| {
+        let known = known.view.rules.parts();
+        known.len() == parts.len() && known.iter().zip(&parts).all(|(one, other)| Arc::ptr_eq(one, other))
+    };
+    let known = index.everyone.as_ref();
+    if parts.is_empty() || known.is_some_and(|known| same(&known)) {
+        return known.filter(|_| !parts.is_empty()).cloned();
+    }
+    if let Some(known) = known {
+        known.fast.close();
+    }
+    let rules = Arc::new(DnsRules::union(parts));
+    let names = usize::try_from(rules.limits().names).unwrap_or(usize::MAX);
+    Some(Arc::new(Endpoint {
+        fast: FastPath::new(names, Arc::clone(memory)),
+        granted: known.map_or_else(|| Arc::new(GrantedNames::new(names)), |known| Arc::clone(&known.granted)),
+        limits: known.map(|known| Arc::clone(&known.limits)).unwrap_or_default(),
+        view: EndpointView {
+            uid: EVERYONE.into(),
+            name: "every workload".into(),
+            generation: known.map_or(0, |known| known.view.generation).wrapping_add(1),
+            rules,
+            identity: Vec::new(),
+        },
+    }))
 }

@@ -202,8 +202,13 @@ impl FastPath {
 
     /// Forgets everything, and remembers nothing more.
     pub(crate) fn close(&self) {
+        self.answers().closed = true;
+        self.forget();
+    }
+
+    /// Forgets everything.
+    pub(crate) fn forget(&self) {
         let mut answers = self.answers();
-        answers.closed = true;
         answers.by_question.clear();
         answers.octets = 0;
         self.fits(&mut answers);

@@ -7,10 +7,23 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+/// Whom the addresses of an answer are granted to, where a forwarder asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// The workload that asked: whoever stands in between must not answer from memory.
+    #[default]
+    Endpoint,
+    /// Every workload whose rules allow the name: whoever stands in between may answer any of them from memory (Q9).
+    Name,
+}
+
+/// The endpoint of requests that are for every workload whose rules allow the name.
+pub const EVERYONE: &str = "";
+
 /// Addresses that an allowed name gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantRequest {
-    /// Unique ID of the endpoint.
+    /// Unique ID of the endpoint, or [`EVERYONE`].
     pub endpoint: Arc<str>,
     /// Generation of the rules that allowed the name; another one is refused.
     pub generation: u32,

@@ -25,7 +25,7 @@ use crate::{
     decisions::AuditLog,
     endpoints::Endpoints,
     feed_server::{Enforcers, FeedServer, SocketTaker},
-    grants::{Acknowledge, Grantor},
+    grants::{Acknowledge, Grantor, Scope},
     options::{Options, Source},
     upstream::Upstream,
 };
@@ -49,8 +49,8 @@ pub fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> Result<()> {
-    let upstreams = Upstreams::read(options)?;
-    tell(options, &upstreams);
+    let (upstreams, scope) = (Upstreams::read(options)?, options.scope()?);
+    tell(options, &upstreams, scope);
     let bounds = Bounds::within(privileges::raise_descriptor_limit());
     tracing::info!(
         pending = bounds.pending,
@@ -60,12 +60,18 @@ fn start(options: &Options) -> Result<()> {
     let opened = Opened::open(options)?;
     privileges::give_up(options.user.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start threads")?.block_on(serve(options, upstreams, bounds, opened))
+    runtime.context("cannot start threads")?.block_on(serve(options, upstreams, bounds, opened, scope))
 }
 
-fn tell(options: &Options, upstreams: &Upstreams) {
+fn tell(options: &Options, upstreams: &Upstreams, scope: Scope) {
     let forwarders = &options.trusted_forwarder;
-    tracing::info!(source = ?options.source(), %upstreams, ?forwarders, "options in effect");
+    tracing::info!(source = ?options.source(), %upstreams, ?forwarders, ?scope, "options in effect");
+    if scope == Scope::Name {
+        tracing::warn!(
+            "names are granted by name: what one workload looks up opens it for all whose rules allow it, and an enforcer \
+             that is cut off learns it when it is back"
+        );
+    }
     if let Source::File { .. } = options.source() {
         tracing::warn!(
             "WITHOUT AN ENFORCER: nothing is enforced. Whoever asks from an endpoint's address is taken for it, and what \
@@ -119,11 +125,17 @@ impl Opened {
     }
 }
 
-async fn serve(options: &Options, upstreams: Upstreams, bounds: Bounds, opened: Opened) -> Result<()> {
+async fn serve(
+    options: &Options,
+    upstreams: Upstreams,
+    bounds: Bounds,
+    opened: Opened,
+    scope: Scope,
+) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::new();
     let config = config(options, upstreams, bounds);
-    let endpoints = Arc::new(Endpoints::new());
+    let endpoints = Arc::new(Endpoints::with_scope(scope));
     let (server, sockets) = match opened.from {
         OpenedSource::Feed(feeds) => serve_feeds(config, &endpoints, feeds, &mut tasks)?,
         OpenedSource::File(file) => serve_file(config, &endpoints, file, &mut tasks)?,

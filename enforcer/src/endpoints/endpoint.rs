@@ -6,13 +6,14 @@ use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
 use nameward_api::filter::BindingFilter;
 use nameward_policy::{
     Admission, Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants,
-    Inbound, KernelMode, LimitReached, Limits, Name, OnDeny, Pattern, QueryDecision, RuleSet, Settings,
-    explain,
+    Inbound, KernelMode, LimitReached, Limits, LiveAnswer, Name, OnDeny, Pattern, QueryDecision, RuleSet,
+    Settings, explain,
 };
 use thiserror::Error;
 
 use super::{
     adopted::{self, AdoptedConnections},
+    by_name::share,
     journal::{Entry, Journal},
 };
 use crate::{
@@ -206,13 +207,55 @@ impl<S: KernelStore> Endpoint<S> {
     /// [`Refused`]; the answer must not leave.
     pub fn grant(&mut self, request: &GrantRequest, now: BootTime) -> Result<Granted, Refused> {
         let (name, chain) = self.admit(request)?;
-        let first = self
-            .bindings
-            .record(&name, &chain, &request.addresses, self.grace(request), now)
-            .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
-        let written = self.write_name(&name, &request.addresses, now);
-        written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
-        Ok(Granted { usable_for: first.since(now) })
+        self.make_usable(&name, &chain, &request.addresses, self.grace(request), now)
+    }
+
+    /// The same for an answer that all workloads may get (Q9): what the rules in force allow of it. None where that is
+    /// nothing, and before the first rules, which find it by [`learn`](Self::learn).
+    ///
+    /// # Errors
+    /// [`Refused`]; the answer must not leave.
+    pub fn grant_by_name(
+        &mut self,
+        request: &GrantRequest,
+        now: BootTime,
+    ) -> Result<Option<Granted>, Refused> {
+        let not_allowed = |_| Refused::NotAllowed { name: request.name.clone() };
+        let name = Name::parse(&request.name).map_err(not_allowed)?;
+        let rules = self.rules.as_ref();
+        let share = rules.and_then(|rules| share(rules, &name, &request.chain, &request.addresses));
+        let Some(share) = share else { return Ok(None) };
+        let chain = aliases(&request.chain);
+        self.make_usable(&name, &chain, &share.addresses, share.grace, now).map(Some)
+    }
+
+    /// Records what `rules`, which come next, allow of answers that all workloads may get. What is over a limit is left
+    /// out.
+    ///
+    /// # Errors
+    /// [`EndpointError::Journal`].
+    pub fn learn<'a>(
+        &mut self,
+        answers: impl Iterator<Item = LiveAnswer<'a>>,
+        rules: &RuleSet,
+        now: BootTime,
+    ) -> Result<(), EndpointError> {
+        self.bindings.set_limits(rules.settings.limits);
+        let mut learned = Vec::new();
+        for LiveAnswer { name, chain, addresses } in answers {
+            let Some(share) = share(rules, name, chain, &addresses) else { continue };
+            if self.knows(name, &share.addresses, now) {
+                continue;
+            }
+            match self.bindings.record(name, &aliases(chain), &share.addresses, share.grace, now) {
+                Ok(_) => learned.extend(self.bindings.of(name).cloned().map(Entry::Binding)),
+                Err(error) => tracing::debug!(name = name.as_str(), %error, "not learned"),
+            }
+        }
+        match &mut self.journal {
+            Some(journal) => Ok(journal.append(&learned)?),
+            None => Ok(()),
+        }
     }
 
     /// Explains a new connection; none before the first rules.
@@ -251,6 +294,32 @@ impl<S: KernelStore> Endpoint<S> {
         rules.map_or(request.grace, |rules| request.grace.max(rules.settings.grace.of(None)))
     }
 
+    /// Whether the addresses were granted under the name for as long already.
+    fn knows(&self, name: &Name, addresses: &[(IpAddr, Duration)], now: BootTime) -> bool {
+        let Some(binding) = self.bindings.of(name) else { return false };
+        let lasts = |address: IpAddr, ttl| {
+            binding.lease(address).is_some_and(|lease| lease.ttl_ends >= now.saturating_add(ttl))
+        };
+        addresses.iter().all(|(address, ttl)| lasts(*address, *ttl))
+    }
+
+    fn make_usable(
+        &mut self,
+        name: &Name,
+        chain: &[Name],
+        addresses: &[(IpAddr, Duration)],
+        grace: Duration,
+        now: BootTime,
+    ) -> Result<Granted, Refused> {
+        let first = self
+            .bindings
+            .record(name, chain, addresses, grace, now)
+            .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
+        let written = self.write_name(name, addresses, now);
+        written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
+        Ok(Granted { usable_for: first.since(now) })
+    }
+
     fn admit(&self, request: &GrantRequest) -> Result<(Name, Vec<Name>), Refused> {
         let not_allowed = || Refused::NotAllowed { name: request.name.clone() };
         if request.generation != self.generation {
@@ -263,9 +332,7 @@ impl<S: KernelStore> Endpoint<S> {
         if rules.classes_of(&name) == 0 && rules.kernel.mode == KernelMode::Enforce {
             return Err(not_allowed());
         }
-        // Aliases are for explanations only: one that is no name is left out.
-        let chain = request.chain.iter().filter_map(|alias| Name::parse(alias).ok()).collect();
-        Ok((name, chain))
+        Ok((name, aliases(&request.chain)))
     }
 
     /// Writes addresses of a name: first to the file, then what they mean, then the addresses themselves.
@@ -381,6 +448,11 @@ pub(super) fn allow(
     let last_used = known.map_or(0, |known| known.last_used);
     let expires_at = entry.expires_at.0;
     MapWrite::Allow(address, Allow { expires_at, last_used, admitted_id: entry.admitted_id, _pad: 0 })
+}
+
+/// Aliases are for explanations: one that is no name is left out.
+fn aliases(chain: &[impl AsRef<str>]) -> Vec<Name> {
+    chain.iter().filter_map(|alias| Name::parse(alias.as_ref()).ok()).collect()
 }
 
 const fn limit_word(reached: LimitReached) -> &'static str {

@@ -3,6 +3,7 @@
 //! Knows no resolver, no other endpoint, and asks no clock: time is an argument.
 
 mod adopted;
+mod by_name;
 mod endpoint;
 pub(crate) mod journal;
 mod upkeep;

@@ -77,6 +77,7 @@ impl Enforcer {
             endpoint,
             trouble: Mutex::default(),
             gaps: Mutex::default(),
+            is_full: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
         };
         self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(guarded));

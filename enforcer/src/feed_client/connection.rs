@@ -13,8 +13,8 @@ use std::{
 use nameward_feed::{
     DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
-        FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd, feed_client::FeedClient,
-        from_enforcer, from_resolver,
+        Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
+        feed_client::FeedClient, from_enforcer, from_resolver,
     },
     sockets::HandOverError,
     tls::TlsError,
@@ -52,6 +52,12 @@ pub(super) enum ConnectionError {
         "the resolver speaks version {theirs} of the feed, this is version {VERSION}: upgrade one of them"
     )]
     Version { theirs: u32 },
+}
+
+/// Grants that came together are acknowledged together.
+enum Asked {
+    One(Grant),
+    Many(Vec<Grant>),
 }
 
 /// Who waits for a resolver to have heard that an endpoint's generation counts no more.
@@ -150,7 +156,7 @@ impl Connection {
     async fn listen(
         &self,
         mut stream: tonic::Streaming<FromResolver>,
-        grants: blocking::Sender<Grant>,
+        grants: blocking::Sender<Asked>,
     ) -> Result<(), ConnectionError> {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
         let mut sequence = 0;
@@ -184,12 +190,12 @@ impl Connection {
     fn hear(
         &self,
         message: Option<from_resolver::Message>,
-        grants: &blocking::Sender<Grant>,
+        grants: &blocking::Sender<Asked>,
     ) -> Result<(), ConnectionError> {
+        let ask = |asked| grants.send(asked).map_err(|_| io::Error::other("the thread that grants is gone"));
         match message {
-            Some(from_resolver::Message::Grant(grant)) => {
-                grants.send(grant).map_err(|_| io::Error::other("the thread that grants is gone"))?;
-            }
+            Some(from_resolver::Message::Grant(grant)) => ask(Asked::One(grant))?,
+            Some(from_resolver::Message::Grants(grants)) => ask(Asked::Many(grants.grants))?,
             Some(from_resolver::Message::Revoked(revoked)) => {
                 self.forgotten(revoked.endpoint, revoked.generation)
             }
@@ -206,15 +212,20 @@ impl Connection {
 
     /// Grants in the order they came, on a thread of their own: they wait for locks, files and the kernel. It ends
     /// with the stream.
-    fn grants(&self, backend: Arc<dyn Backend>) -> io::Result<blocking::Sender<Grant>> {
-        let (grants, queue) = blocking::channel::<Grant>();
+    fn grants(&self, backend: Arc<dyn Backend>) -> io::Result<blocking::Sender<Asked>> {
+        let (grants, queue) = blocking::channel::<Asked>();
         let say = self.say.clone();
         thread::Builder::new().name("grants".into()).spawn(move || {
-            for grant in queue {
-                // Promise 1: the acknowledgement is said when the kernel has been written, not before.
-                let outcome = grant_one(&grant, &*backend);
-                let ack = message(from_enforcer::Message::Ack(messages::ack(grant.sequence, &outcome)));
-                if say.send(ack).is_err() {
+            // Promise 1: the acknowledgement is said when the kernel has been written, not before.
+            let grant = |grant: &Grant| messages::ack(grant.sequence, &grant_one(grant, &*backend));
+            for asked in queue {
+                let said = match asked {
+                    Asked::One(one) => from_enforcer::Message::Ack(grant(&one)),
+                    Asked::Many(many) => {
+                        from_enforcer::Message::Acks(Acks { acks: many.iter().map(grant).collect() })
+                    }
+                };
+                if say.send(message(said)).is_err() {
                     return;
                 }
             }

@@ -175,9 +175,10 @@ impl FeedClient {
         self.broadcast(|_| Message::EndpointRemoved(message.clone()));
     }
 
-    /// Begins every stream anew, with all DNS sockets that there are now.
+    /// Begins every stream anew over which DNS sockets are handed, with all that there are now.
     pub fn reconnect(&self) {
-        self.live().iter().for_each(|connection| connection.end());
+        let near = |connection: &&Arc<Connection>| connection.distance() == Distance::Near;
+        self.live().iter().filter(near).for_each(|connection| connection.end());
     }
 
     fn broadcast(&self, message: impl Fn(Distance) -> Message) {

@@ -8,7 +8,7 @@ use futures::Stream;
 use nameward_feed::{
     Identity, VERSION, addresses,
     proto::{
-        FromResolver, Grant, Heartbeat, Revoked, Welcome,
+        self, FromResolver, Grant, Heartbeat, Revoked, Welcome,
         ack::Outcome,
         feed_server::{Feed, FeedServer},
         from_resolver,
@@ -59,6 +59,10 @@ struct Resolver {
 
 impl Resolver {
     fn start(name: &str) -> Self {
+        Self::of_version(name, VERSION)
+    }
+
+    fn of_version(name: &str, version: u32) -> Self {
         let folder = std::env::temp_dir().join(format!("nwt{}-{name}", std::process::id()));
         folder::create(&folder).unwrap();
         let paths = ResolverSockets::of(&folder, "scripted");
@@ -69,12 +73,22 @@ impl Resolver {
         let service = FeedServer::new(Scripted { heard: tell, says: Mutex::new(Some(says)) });
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(listener));
         let resolver = Self { folder, heard, say, sockets };
-        resolver.say(from_resolver::Message::Welcome(Welcome { version: VERSION }));
+        resolver.say(from_resolver::Message::Welcome(Welcome { version }));
         resolver
     }
 
     fn say(&self, message: from_resolver::Message) {
         self.say.send(Ok(FromResolver { message: Some(message) })).unwrap();
+    }
+
+    /// The next message that is no heartbeat; none when the stream ends.
+    async fn hear_or_end(&mut self) -> Option<Message> {
+        loop {
+            let message = tokio::time::timeout(WAIT, self.heard.recv()).await.ok()??;
+            if !matches!(message, Message::Heartbeat(_)) {
+                return Some(message);
+            }
+        }
     }
 
     /// The next message that is no heartbeat.
@@ -190,6 +204,51 @@ async fn nothing_is_acknowledged_before_it_is_granted() {
     assert_eq!(refused.reason(), nameward_feed::proto::Refusal::Limit);
     assert!(client.is_alive());
     task.abort();
+}
+
+// Q9, DESIGN 5: many at once, each granted before one word for all of them
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_that_come_together_are_acknowledged_together() {
+    let mut resolver = Resolver::start("feed-grants");
+    let (_client, open, task) = client(&resolver, false);
+    hear_snapshot(&mut resolver).await;
+    let one = |sequence| match grant(sequence) {
+        from_resolver::Message::Grant(grant) => grant,
+        _ => panic!("no grant"),
+    };
+    let grants = proto::Grants { grants: vec![one(8), one(9)] };
+    resolver.say(from_resolver::Message::Grants(grants));
+    open.send(Ok(Granted { usable_for: Duration::from_secs(660) })).unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), resolver.hear()).await.is_err(), "half is none");
+    open.send(Err(Refused::Limit { what: "names" })).unwrap();
+    let Message::Acks(acks) = resolver.hear().await else { panic!("no acks") };
+    let granted: Vec<_> = acks
+        .acks
+        .iter()
+        .map(|ack| (ack.sequence, matches!(ack.outcome, Some(Outcome::Granted(_)))))
+        .collect();
+    assert_eq!(granted, [(8, true), (9, false)]);
+    task.abort();
+}
+
+// S4: version skew of one
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_of_a_neighbouring_version_is_understood() {
+    for (version, understood) in [(VERSION - 1, true), (VERSION + 1, true), (VERSION + 2, false)] {
+        let mut resolver = Resolver::of_version(&format!("feed-version{version}"), version);
+        let (_client, open, task) = client(&resolver, false);
+        hear_snapshot(&mut resolver).await;
+        open.send(Ok(Granted { usable_for: Duration::from_secs(660) })).unwrap();
+        resolver.say(grant(8));
+        let heard = tokio::time::timeout(Duration::from_secs(1), resolver.heard.recv()).await;
+        let acknowledged = match heard {
+            Ok(Some(Message::Ack(_))) => true,
+            Ok(Some(Message::Heartbeat(_))) => matches!(resolver.hear_or_end().await, Some(Message::Ack(_))),
+            _ => false,
+        };
+        assert_eq!(acknowledged, understood, "version {version}");
+        task.abort();
+    }
 }
 
 // DESIGN 6: a tightening waits for the resolver, but not for ever

@@ -1,6 +1,11 @@
 //! Between the feed's messages and the resolver's types.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use nameward_feed::{
     Identity, MalformedAddress, addresses, from_addresses,
@@ -23,6 +28,8 @@ pub(super) enum Unreadable {
     Rules(#[from] serde_json::Error),
     #[error("it has no rules, and none of this generation are known")]
     NoRules,
+    #[error("it has no identifier")]
+    NoUid,
 }
 
 /// What is already granted to an endpoint under a name.
@@ -33,16 +40,44 @@ pub(super) struct Binding {
     pub(super) addresses: Vec<(IpAddr, Duration)>,
 }
 
+/// Rules by what is written, so that endpoints with the same rules share them.
+#[derive(Debug, Default)]
+pub(super) struct SharedRules(Mutex<HashMap<Box<[u8]>, Weak<DnsRules>>>);
+
+impl SharedRules {
+    fn read(&self, json: &[u8]) -> Result<Arc<DnsRules>, serde_json::Error> {
+        if let Some(rules) = self.known().get(json).and_then(Weak::upgrade) {
+            return Ok(rules);
+        }
+        // Large ones take their time, in which others need not wait.
+        let rules = Arc::new(serde_json::from_slice(json)?);
+        let mut known = self.known();
+        if known.len() == known.capacity() {
+            known.retain(|_, rules| rules.strong_count() > 0);
+        }
+        known.insert(json.into(), Arc::downgrade(&rules));
+        Ok(rules)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Weak<DnsRules>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The view of a message. `known` gives rules that were left out because they have not changed.
 pub(super) fn endpoint(
     message: &proto::Endpoint,
+    shared: &SharedRules,
     known: impl FnOnce(&str, u32) -> Option<Arc<DnsRules>>,
 ) -> Result<EndpointView, Unreadable> {
+    if message.uid.is_empty() {
+        return Err(Unreadable::NoUid);
+    }
     let identity = message.identity.iter().map(Identity::try_from).collect::<Result<_, _>>()?;
     let rules = if message.rules.is_empty() {
         known(&message.uid, message.generation).ok_or(Unreadable::NoRules)?
     } else {
-        Arc::new(serde_json::from_slice(&message.rules)?)
+        shared.read(&message.rules)?
     };
     Ok(EndpointView {
         uid: message.uid.as_str().into(),
@@ -116,12 +151,16 @@ mod tests {
     // F2
     #[test]
     fn an_endpoint_that_cannot_be_read_is_refused() {
+        let read = |message: &proto::Endpoint| endpoint(message, &SharedRules::default(), |_, _| None);
         let whole = proto::Endpoint { uid: "a".into(), generation: 3, ..proto::Endpoint::default() };
-        assert!(matches!(endpoint(&whole, |_, _| None), Err(Unreadable::NoRules)));
+        assert!(matches!(read(&whole), Err(Unreadable::NoRules)));
+        // Its name would stand for all endpoints.
+        let nameless = proto::Endpoint { uid: String::new(), ..whole.clone() };
+        assert!(matches!(read(&nameless), Err(Unreadable::NoUid)));
         let broken = proto::Endpoint { rules: b"{".as_slice().into(), ..whole.clone() };
-        assert!(matches!(endpoint(&broken, |_, _| None), Err(Unreadable::Rules(_))));
+        assert!(matches!(read(&broken), Err(Unreadable::Rules(_))));
         let identity = vec![proto::Identity { kind: None }];
         let nobody = proto::Endpoint { identity, ..whole };
-        assert!(matches!(endpoint(&nobody, |_, _| None), Err(Unreadable::Identity(_))));
+        assert!(matches!(read(&nobody), Err(Unreadable::Identity(_))));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -14,16 +14,16 @@ use nameward_feed::Identity;
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use super::{convert::Binding, link::Link};
+use super::{convert::Binding, everyone::Everyone, link::Link};
 use crate::{
     endpoints::{EndpointView, Endpoints},
-    grants::{GrantRequest, Granted, Grantor, Refused},
+    grants::{EVERYONE, GrantRequest, Granted, Grantor, Refused, Scope},
 };
 
 /// An enforcer that begins its stream anew is back within this time; grants wait for it.
 const BACK_WITHIN: Duration = Duration::from_millis(500);
 /// How long one grant waits for that. Less than the caller's bound: what is granted already can still be answered.
-const WAIT: Duration = Duration::from_millis(200);
+pub(super) const WAIT: Duration = Duration::from_millis(200);
 
 /// All enforcers that are or were connected. Cheap to share.
 #[derive(Debug)]
@@ -31,6 +31,9 @@ pub struct Enforcers {
     pub(super) endpoints: Arc<Endpoints>,
     owners: Mutex<HashMap<Arc<str>, Owner>>,
     changed: Notify,
+    everyone: Arc<Everyone>,
+    /// Of grants on all streams: each number is one grant's.
+    sequence: Arc<AtomicU64>,
 }
 
 /// Who announced an endpoint.
@@ -69,7 +72,14 @@ pub(super) struct Conflict {
 impl Enforcers {
     /// Nobody yet; who connects fills `endpoints`.
     pub fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, owners: Mutex::default(), changed: Notify::new() }
+        let sequence = Arc::new(AtomicU64::new(1));
+        let everyone = Everyone::new(Arc::clone(&sequence));
+        Self { endpoints, owners: Mutex::default(), changed: Notify::new(), everyone, sequence }
+    }
+
+    /// Where the numbers of grants come from.
+    pub(super) fn sequence(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sequence)
     }
 
     /// Replaces all that the node announced before. Nothing changes on a conflict.
@@ -81,6 +91,10 @@ impl Enforcers {
     ) -> Result<(), Conflict> {
         let mut owners = self.owners();
         self.conflict(&owners, node, snapshot.views.values())?;
+        if self.endpoints.scope() == Scope::Name {
+            // Before its workloads' names count: no answer to them leaves without it.
+            self.everyone.join(node, link);
+        }
         let (views, stays) = (&snapshot.views, &snapshot.unreadable);
         let gone: Vec<Arc<str>> = owners
             .iter()
@@ -137,9 +151,10 @@ impl Enforcers {
         }
     }
 
-    /// The enforcer behind a link is away from now on; its endpoints stay.
-    pub(super) fn ended(&self, link: &Arc<Link>) {
-        link.end();
+    /// The enforcer behind a link, last heard then, is away from now on; its endpoints stay.
+    pub(super) fn ended(&self, link: &Arc<Link>, heard: Instant) {
+        self.everyone.leave(link, heard);
+        link.end(heard);
         let now = Instant::now();
         for owner in self.owners().values_mut() {
             if matches!(&owner.presence, Presence::Here(here) if Arc::ptr_eq(here, link)) {
@@ -226,7 +241,12 @@ impl Enforcers {
 
 impl Grantor for Enforcers {
     fn grant(&self, request: GrantRequest) -> BoxFuture<'_, Result<Granted, Refused>> {
-        Box::pin(async move { self.link_of(&request.endpoint).await?.grant(&request).await })
+        Box::pin(async move {
+            match &*request.endpoint {
+                EVERYONE => self.everyone.grant(&request).await,
+                uid => self.link_of(uid).await?.grant(&request).await,
+            }
+        })
     }
 }
 

@@ -8,6 +8,8 @@
 
 mod convert;
 mod enforcers;
+mod everyone;
+mod gathering;
 mod hand_over;
 mod link;
 mod session;
@@ -31,7 +33,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 pub use self::enforcers::Enforcers;
 pub use self::sockets::{FeedSockets, FeedSocketsError};
 
-use self::{hand_over::HandOvers, session::Session};
+use self::{convert::SharedRules, hand_over::HandOvers, session::Session};
 
 /// Messages to one enforcer that it has not read yet; it is not given more grants then.
 const OUTGOING: usize = 8_192;
@@ -53,6 +55,7 @@ pub trait SocketTaker: Send + Sync + 'static {
 pub struct FeedServer {
     enforcers: Arc<Enforcers>,
     hand_overs: Arc<HandOvers>,
+    rules: Arc<SharedRules>,
     taker: Arc<dyn SocketTaker>,
 }
 
@@ -65,7 +68,7 @@ impl std::fmt::Debug for FeedServer {
 impl FeedServer {
     /// Announces to `enforcers` who connects; sockets go to `taker`.
     pub fn new(enforcers: Arc<Enforcers>, taker: Arc<dyn SocketTaker>) -> Self {
-        Self { enforcers, hand_overs: Arc::default(), taker }
+        Self { enforcers, hand_overs: Arc::default(), rules: Arc::default(), taker }
     }
 
     /// Serves until something fails; the files of the sockets go with it.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use nameward_feed::{
-    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
+    DEAD_AFTER_MILLIS, GRANTS_FOR_ALL, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
         Binding, Endpoint, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked, Welcome,
         from_enforcer::Message, from_resolver,
@@ -20,7 +20,10 @@ use super::{
     enforcers::{Conflict, Snapshot},
     link::{Link, Stuck},
 };
-use crate::endpoints::{EndpointView, Identity};
+use crate::{
+    endpoints::{EndpointView, Identity},
+    grants::Scope,
+};
 
 /// How often the certificate of one that came over the network is looked at again.
 const CHECK_PEER: Duration = Duration::from_secs(1);
@@ -36,6 +39,11 @@ enum End {
         "the enforcer speaks version {theirs} of the feed, this resolver version {VERSION}: upgrade one of them"
     )]
     Version { theirs: u32 },
+    #[error(
+        "the enforcer speaks version {theirs} of the feed and knows no grants by name (--scope name): upgrade it to one that \
+         speaks version {GRANTS_FOR_ALL}"
+    )]
+    TooOld { theirs: u32 },
     #[error("an enforcer without a name: give it one with --node")]
     NoName,
     #[error(
@@ -57,7 +65,9 @@ enum End {
 impl End {
     fn status(&self) -> Status {
         let code = match self {
-            Self::Version { .. } | Self::NoName | Self::FarSockets => Code::FailedPrecondition,
+            Self::Version { .. } | Self::TooOld { .. } | Self::NoName | Self::FarSockets => {
+                Code::FailedPrecondition
+            }
             Self::NotItsName { .. } | Self::NotTrusted(_) => Code::PermissionDenied,
             Self::Conflict(_) => Code::AlreadyExists,
             Self::Broken(_) | Self::Silent | Self::NoSockets | Self::Stuck(_) => Code::Aborted,
@@ -71,6 +81,8 @@ pub(super) struct Session {
     link: Arc<Link>,
     /// Set for one that came over the network.
     peer: Option<Peer>,
+    /// When the enforcer said something last.
+    heard: Instant,
     /// Known since Hello.
     node: Option<Arc<str>>,
     /// Between Hello and SnapshotEnd.
@@ -92,12 +104,13 @@ impl Session {
         say: mpsc::Sender<Result<FromResolver, Status>>,
         peer: Option<Peer>,
     ) -> Self {
-        Self { server, link: Link::new(say), peer, node: None, collecting: None }
+        let link = Link::new(say, server.enforcers.sequence());
+        Self { server, link, peer, heard: Instant::now(), node: None, collecting: None }
     }
 
     pub(super) async fn run(mut self, stream: Streaming<FromEnforcer>) {
         let ended = self.listen(stream).await;
-        self.server.enforcers.ended(&self.link);
+        self.server.enforcers.ended(&self.link, self.heard.into_std());
         let node = self.node.as_deref().unwrap_or("unknown");
         match ended {
             Ok(()) => {
@@ -124,7 +137,8 @@ impl Session {
                     if let Some(message) = message {
                         self.hear(message).await?;
                     }
-                    silence.as_mut().reset(Instant::now() + Duration::from_millis(DEAD_AFTER_MILLIS));
+                    self.heard = Instant::now();
+                    silence.as_mut().reset(self.heard + Duration::from_millis(DEAD_AFTER_MILLIS));
                 }
                 _ = beat.tick(), if self.node.is_some() => {
                     sequence += 1;
@@ -142,6 +156,10 @@ impl Session {
             (_, Message::Hello(hello)) => self.begin(hello),
             (_, Message::Ack(ack)) => {
                 self.link.acknowledge(ack);
+                Ok(())
+            }
+            (_, Message::Acks(acks)) => {
+                acks.acks.into_iter().for_each(|ack| self.link.acknowledge(ack));
                 Ok(())
             }
             (_, Message::Heartbeat(_)) => Ok(()),
@@ -171,6 +189,10 @@ impl Session {
         if !compatible(VERSION, hello.version) {
             return Err(End::Version { theirs: hello.version });
         }
+        let takes_grants_for_all = hello.version >= GRANTS_FOR_ALL;
+        if self.server.enforcers.endpoints.scope() == Scope::Name && !takes_grants_for_all {
+            return Err(End::TooOld { theirs: hello.version });
+        }
         if hello.node.is_empty() {
             return Err(End::NoName);
         }
@@ -199,7 +221,8 @@ impl Session {
             Some(Arc::clone(&known.view.rules))
         };
         let far = self.peer.is_some();
-        let read = convert::endpoint(message, known).map(|view| if far { seen_from_far(view) } else { view });
+        let read = convert::endpoint(message, &self.server.rules, known)
+            .map(|view| if far { seen_from_far(view) } else { view });
         match (read, &mut self.collecting) {
             (Ok(view), Some(collecting)) => collecting.add(view),
             (Ok(view), None) => self.server.enforcers.apply(node, &self.link, view)?,

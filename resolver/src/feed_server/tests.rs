@@ -1,5 +1,7 @@
 //! A scripted enforcer at the real sockets.
 
+mod by_name;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, UdpSocket},
@@ -25,7 +27,7 @@ use tonic::Code;
 
 use super::*;
 use crate::endpoints::Endpoints;
-use crate::grants::{GrantRequest, Granted, Grantor, Refused};
+use crate::grants::{GrantRequest, Granted, Grantor, Refused, Scope};
 
 const WAIT: Duration = Duration::from_secs(5);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -63,9 +65,13 @@ struct Resolver {
 
 impl Resolver {
     fn start() -> Self {
+        Self::with_scope(Scope::Endpoint)
+    }
+
+    fn with_scope(scope: Scope) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("nwt{}x{number}tfeed", std::process::id()));
-        let (endpoints, taken) = (Arc::new(Endpoints::new()), Arc::new(Taken::default()));
+        let (endpoints, taken) = (Arc::new(Endpoints::with_scope(scope)), Arc::new(Taken::default()));
         let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
         let server = FeedServer::new(Arc::clone(&enforcers), Arc::clone(&taken) as Arc<dyn SocketTaker>);
         let task = tokio::spawn(server.serve(FeedSockets::open(&folder).unwrap()));

@@ -15,6 +15,7 @@ use crate::{
     decisions::Outcome,
     endpoints::Endpoint,
     fast_path::{Accept, Key},
+    grants::Scope,
     limits::Place,
     wire::{
         codes, ede,
@@ -38,6 +39,8 @@ pub(super) enum Inquiry {
 pub(super) struct Waiting {
     pub(super) message: Vec<u8>,
     pub(super) endpoint: Arc<Endpoint>,
+    /// Of whom is told that it asked.
+    pub(super) client: Arc<Endpoint>,
     pub(super) name: Name,
     pub(super) text: Arc<str>,
     pub(super) verdict: Verdict,
@@ -53,9 +56,21 @@ struct Asker<'a> {
     server: &'a Server,
     query: Query<'a>,
     endpoint: Arc<Endpoint>,
+    /// Whose limits the question counts against.
+    client: Arc<Endpoint>,
     meaning: Meaning,
     forwarded: bool,
     now: Instant,
+}
+
+/// Who asks.
+struct Who {
+    /// Whose rules count.
+    endpoint: Arc<Endpoint>,
+    /// Whose limits.
+    client: Arc<Endpoint>,
+    /// By way of a forwarder.
+    forwarded: bool,
 }
 
 impl Server {
@@ -82,35 +97,42 @@ impl Server {
                 return Inquiry::Answered;
             }
         };
-        let Some((endpoint, forwarded)) = self.who(&query, peer, meaning.local) else {
+        let Some(Who { endpoint, client, forwarded }) = self.who(&query, peer, meaning.local) else {
             counters.unknown_endpoint.count();
             let error = ExtendedError::new(ede::PROHIBITED, "nameward: no workload is known by this address");
             into.extend(reply::negative(&query, codes::REFUSED, false, Some(&error)));
             return Inquiry::Answered;
         };
-        Asker { server: self, query, endpoint, meaning, forwarded, now }.answer(message, into)
+        Asker { server: self, query, endpoint, client, meaning, forwarded, now }.answer(message, into)
     }
 
     /// Q1: the kernel's word, or a trusted forwarder's.
-    fn who(&self, query: &Query<'_>, peer: IpAddr, local: SocketAddr) -> Option<(Arc<Endpoint>, bool)> {
-        let trusted = &self.0.trusted_forwarders;
+    fn who(&self, query: &Query<'_>, peer: IpAddr, local: SocketAddr) -> Option<Who> {
+        let (trusted, endpoints) = (&self.0.trusted_forwarders, &self.0.endpoints);
         if !trusted.is_empty() && trusted.contains(&peer.to_canonical()) {
-            let client = query.edns.and_then(|edns| edns.client)?;
-            return Some((self.0.endpoints.who(local, peer, Some(client))?, true));
+            let client = query.edns.and_then(|edns| edns.client);
+            let client = client.and_then(|client| endpoints.who(local, peer, Some(client)));
+            let endpoint = match endpoints.scope() {
+                Scope::Endpoint => client.clone()?,
+                // Q9: the forwarder will give the answer to others, whoever asks now.
+                Scope::Name => endpoints.everyone()?,
+            };
+            let client = client.unwrap_or_else(|| Arc::clone(&endpoint));
+            return Some(Who { endpoint, client, forwarded: true });
         }
         let endpoint = match self.0.believe_sources {
-            true => self.0.endpoints.who(local, peer, None),
-            false => self.0.endpoints.vouched(local, peer),
-        };
-        Some((endpoint?, false))
+            true => endpoints.who(local, peer, None),
+            false => endpoints.vouched(local, peer),
+        }?;
+        Some(Who { client: Arc::clone(&endpoint), endpoint, forwarded: false })
     }
 }
 
 impl Asker<'_> {
     fn answer(self, message: &[u8], into: &mut Vec<u8>) -> Inquiry {
         let counters = &self.server.0.counters;
-        let a_second = self.endpoint.view.rules.limits().queries_per_second;
-        if !self.endpoint.limits.take(a_second, self.now) {
+        let a_second = self.client.view.rules.limits().queries_per_second;
+        if !self.client.limits.take(a_second, self.now) {
             return self.over_limit(&format!("more than {a_second} queries a second"), into);
         }
         let key = Key::of(&self.query, self.meaning.number);
@@ -159,8 +181,8 @@ impl Asker<'_> {
     }
 
     fn wait(self, message: &[u8], name: Name, text: String, verdict: Verdict, into: &mut Vec<u8>) -> Inquiry {
-        let most = self.endpoint.view.rules.limits().pending_queries;
-        let place = self.endpoint.limits.enter(usize::try_from(most).unwrap_or(usize::MAX));
+        let most = self.client.view.rules.limits().pending_queries;
+        let place = self.client.limits.enter(usize::try_from(most).unwrap_or(usize::MAX));
         let Some(place) = place else {
             return self.over_limit(&format!("more than {most} questions wait for an answer"), into);
         };
@@ -170,6 +192,7 @@ impl Asker<'_> {
         Inquiry::Waiting(Box::new(Waiting {
             message: message.to_vec(),
             endpoint: self.endpoint,
+            client: self.client,
             name,
             text: text.into(),
             verdict,
@@ -184,7 +207,7 @@ impl Asker<'_> {
     /// Q8
     fn over_limit(&self, what: &str, into: &mut Vec<u8>) -> Inquiry {
         self.server.0.counters.limit.count();
-        if self.endpoint.limits.tell(self.now) {
+        if self.client.limits.tell(self.now) {
             self.denied(&self.query.name_text(), Reason::Limit, what);
         }
         self.servfail(ede::OTHER, &format!("nameward: limit; {what}"), into)
@@ -198,7 +221,7 @@ impl Asker<'_> {
 
     fn denied(&self, text: &str, reason: Reason, detail: &str) {
         let outcome = Outcome::Denied { reason, detail: detail.to_owned() };
-        self.server.0.decided(&self.endpoint, &text.into(), self.query.record_type, outcome);
+        self.server.0.decided(&self.client, &text.into(), self.query.record_type, outcome);
     }
 }
 

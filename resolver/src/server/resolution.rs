@@ -160,7 +160,7 @@ impl Resolution<'_> {
         }
         let bounds = TtlBounds { least: 0, most: LONGEST_PASSED };
         answer::clamp(&mut checked, bounds, cached.age(Instant::now()));
-        self.answered(&endpoint, Vec::new(), would_filter);
+        self.answered(Vec::new(), would_filter);
         let bytes = self.build(checked, cached)?;
         Ok(Ready { bytes, endpoint, usable_until: None })
     }
@@ -175,7 +175,10 @@ impl Resolution<'_> {
     ) -> Option<Result<Ready, Failure>> {
         let terms = RuleTerms { rules: &endpoint.view.rules, rule };
         let mut checked = self.check(cached, Some(&terms));
-        self.tell_removed(endpoint, &checked);
+        self.tell_removed(&checked);
+        if self.waiting.forwarded {
+            checked.hide_from_caches();
+        }
         let bounds = endpoint.view.rules.ttl();
         let bounds =
             TtlBounds { least: bounds.min_seconds.min(bounds.max_seconds), most: bounds.max_seconds };
@@ -185,7 +188,7 @@ impl Resolution<'_> {
             Err(failure) => return Some(Err(failure)),
         };
         let addresses = checked.addresses.iter().map(|(address, _)| *address).collect();
-        self.answered(endpoint, addresses, false);
+        self.answered(addresses, false);
         let built = self.build(checked, cached);
         Some(built.map(|bytes| Ready { bytes, endpoint: endpoint.clone(), usable_until }))
     }
@@ -252,7 +255,7 @@ impl Resolution<'_> {
             Some(Refused::NoSuchEndpoint) => Failure::Gone,
             Some(other) => Failure::NotUsable(other.to_string()),
             None => Failure::NotUsable(format!(
-                "the enforcer did not confirm within {} ms",
+                "an enforcer did not confirm within {} ms",
                 self.server.0.grant_wait.as_millis()
             )),
         }
@@ -284,7 +287,7 @@ impl Resolution<'_> {
         checked
     }
 
-    fn tell_removed(&self, endpoint: &Endpoint, checked: &Checked) {
+    fn tell_removed(&self, checked: &Checked) {
         let private = &checked.removed.private;
         if private.is_empty() {
             return;
@@ -292,12 +295,11 @@ impl Resolution<'_> {
         self.server.0.counters.private_address.count();
         let addresses: Vec<_> = private.iter().take(4).map(ToString::to_string).collect();
         let outcome = Outcome::Denied { reason: Reason::PrivateAddress, detail: addresses.join(", ") };
-        self.server.0.decided(endpoint, &self.waiting.text, self.query.record_type, outcome);
+        self.decided(outcome);
     }
 
-    fn answered(&self, endpoint: &Endpoint, addresses: Vec<IpAddr>, would_filter: bool) {
-        let outcome = Outcome::Answered { addresses, would_filter };
-        self.server.0.decided(endpoint, &self.waiting.text, self.query.record_type, outcome);
+    fn answered(&self, addresses: Vec<IpAddr>, would_filter: bool) {
+        self.decided(Outcome::Answered { addresses, would_filter });
     }
 
     fn build(&self, checked: Checked, cached: &CachedAnswer) -> Result<Vec<u8>, Failure> {
@@ -372,9 +374,12 @@ impl Resolution<'_> {
     }
 
     fn denied(&self, reason: Reason, detail: &str) {
-        let outcome = Outcome::Denied { reason, detail: detail.to_owned() };
-        let endpoint = &self.waiting.endpoint;
-        self.server.0.decided(endpoint, &self.waiting.text, self.query.record_type, outcome);
+        self.decided(Outcome::Denied { reason, detail: detail.to_owned() });
+    }
+
+    fn decided(&self, outcome: Outcome) {
+        let Waiting { client, text, .. } = self.waiting;
+        self.server.0.decided(client, text, self.query.record_type, outcome);
     }
 }
 
