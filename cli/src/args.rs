@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use nameward_api::serve::ApiPlace;
 
-use crate::{audit::AuditCommand, policy::args::PolicyCommand, rules, see};
+use crate::{audit::AuditCommand, check, policy::args::PolicyCommand, rules, see};
 
 /// An egress firewall that knows names.
 #[derive(Debug, Parser)]
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Look after an audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Check what stands around Nameward, and say what to write
+    #[command(subcommand)]
+    Check(check::Check),
     /// Print a completion script for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh

@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod check;
 mod policy;
 mod report;
 mod resolver_conf;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Policies(arguments) => see::policies(&arguments),
         Command::Policy(command) => policy::policy(&command),
         Command::Audit(command) => audit::audit(&command),
+        Command::Check(what) => check::run(&what),
         Command::Completions { shell } => texts::completions(shell),
         Command::Man => texts::man(),
     };
