@@ -90,12 +90,18 @@ impl Resolver {
     }
 
     /// The port that it says it listens at, in either form of the log.
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         let log = self.process.log();
         let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
         let ports = ["address=127.0.0.1:", "\"address\":\"127.0.0.1:"].map(|before| log.split_once(before));
         let Some((_, rest)) = ports.into_iter().flatten().next() else { panic!("no port in {log}") };
         digits(rest).parse().unwrap()
+    }
+
+    /// How often a name was denied, as its log says.
+    pub(crate) fn denials(&self, name: &str) -> usize {
+        let name = format!("name={name} ");
+        self.process.log().lines().filter(|line| line.contains("audit") && line.contains(&name)).count()
     }
 
     /// The folder of its feed.

@@ -85,6 +85,7 @@ fn levels(workspace: &Workspace) -> Vec<String> {
 fn go_programs(level: &str) -> &'static [&'static str] {
     match level {
         "cluster" => &go::CLUSTER,
+        "forward" => &["coredns"],
         _ => &[],
     }
 }
