@@ -9,8 +9,8 @@ use std::{
 
 use hickory_proto::op::ResponseCode;
 use nameward_feed::{
-    VERSION, folder,
-    proto::{EndpointRemoved, Revoke, SnapshotEnd, from_enforcer::Message, from_resolver},
+    VERSION, addresses, folder,
+    proto::{Binding, EndpointRemoved, Revoke, SnapshotEnd, from_enforcer::Message, from_resolver},
 };
 use nameward_test_support::{Asked, FakeDns, Reply, address_record, privileged, wait_until_async};
 use nix::sys::signal::Signal;
@@ -134,6 +134,35 @@ async fn known_names_are_answered_while_the_enforcer_is_dead() {
     let mut back = Enforcer::connect(resolver.sockets()).await;
     let server = back.announce("node-1", "runner", &["a.example", "b.example"]);
     learn(&mut back, server, "b.example").await;
+}
+
+// DESIGN 6, promise 4: one that crashed is replaced by one that knows what was granted from the snapshot alone
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_resolver_answers_what_the_snapshot_says_is_granted() {
+    let two = |asked: &Asked| {
+        let record = |last| address_record(&asked.name, 60, [198, 51, 100, last].into());
+        Reply::Records([10, 11].map(record).into())
+    };
+    let upstream = FakeDns::start(two).await.unwrap();
+    let resolver = Resolver::with_feed(upstream.address(), &[]);
+    let enforcer = Enforcer::connect(resolver.sockets()).await;
+    let server = enforcer.greet("node-1", VERSION);
+    enforcer.say(Message::Endpoint(endpoint("runner", server, 7, &["a.example", "b.example"])));
+    let granted = [("198.51.100.10".parse().unwrap(), MINUTE)];
+    enforcer.say(Message::Binding(Binding {
+        endpoint: "runner".into(),
+        name: "a.example".into(),
+        addresses: addresses(&granted),
+    }));
+    enforcer.say(Message::SnapshotEnd(SnapshotEnd {}));
+    wait_until_async("it is served", SOON, async || {
+        (client(server).ask("c.example").await.code == ResponseCode::NXDomain).then_some(())
+    })
+    .await;
+    drop(enforcer);
+    let known = client(server).ask("a.example").await;
+    assert_eq!(known.addresses, [granted[0].0], "only what the kernel holds");
+    assert_eq!(client(server).ask("b.example").await.code, ResponseCode::ServFail);
 }
 
 // S4: a snapshot replaces; sockets follow

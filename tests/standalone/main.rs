@@ -10,6 +10,7 @@ mod feed;
 mod files;
 mod input;
 mod latency;
+mod long_caches;
 mod pair;
 mod pair_lab;
 mod prometheus;

@@ -12,9 +12,11 @@ mod enforcer;
 mod feed_tls;
 mod lab;
 mod limits;
+mod loads;
 mod plain;
 mod processes;
 mod real;
+mod resolved;
 #[path = "../standalone/resolver.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
 mod resolver;

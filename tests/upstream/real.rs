@@ -141,7 +141,7 @@ async fn real_servers_keep_letter_case_and_give_long_answers_over_tcp() {
     }
 }
 
-fn endpoints() -> &'static str {
+pub(crate) fn endpoints() -> &'static str {
     "endpoints:
 - {name: one, namespace: ci, labels: {app: one}, addresses: [127.0.0.1]}
 policies:

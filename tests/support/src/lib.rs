@@ -20,10 +20,12 @@
 //! ```
 //!
 //! [`FakeDns`] is a scripted upstream, [`CgroupGuard`] a cgroup of one's own, [`wait_until`] waits for an event
-//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`program`] finds the product's programs.
+//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`program`] finds the product's programs, [`unpacked`]
+//! what `cargo xtask setup` keeps unpacked.
 //! It contains nothing of the product, so that no test of it can agree with itself.
 
 mod bounded;
+mod cache;
 mod cgroup;
 mod daemon;
 mod fake_dns;
@@ -40,6 +42,7 @@ mod wait;
 mod workload;
 
 pub use bounded::{finish, output_within, start};
+pub use cache::unpacked;
 pub use cgroup::CgroupGuard;
 pub use daemon::Daemon;
 pub use fake_dns::{Asked, FakeDns, Reply, Transport, address_record};

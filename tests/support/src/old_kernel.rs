@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Daemon, Scratch};
+use crate::{Daemon, Scratch, cache::cache};
 
 const MEMORY: &str = "2048";
 
@@ -107,13 +107,4 @@ impl OldKernel {
         qemu.args(["-virtfs", &share(job, "job", "")]);
         qemu
     }
-}
-
-/// The folder that `cargo xtask setup` fills.
-fn cache() -> Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("NAMEWARD_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("nameward")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/nameward")))
-        .context("HOME is not set")
 }

@@ -9,6 +9,7 @@ mod mounts;
 mod old_kernel;
 mod packages;
 mod toolchain;
+mod unpacked;
 
 use anyhow::Result;
 
@@ -43,6 +44,7 @@ pub(crate) fn prepare(workspace: &Workspace, stage: Stage) -> Result<()> {
     }
     if stage >= Stage::Test {
         old_kernel::prepare()?;
+        unpacked::prepare()?;
     }
     Ok(())
 }

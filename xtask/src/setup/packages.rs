@@ -75,12 +75,19 @@ const PACKAGES: &[Package] = &[
     package("runc", "runc", Stage::Cluster, "starts the containers of its pods"),
     package("bpftool", "bpftool", Stage::Test, "shows what is attached, as somebody else sees it"),
     package("bind9-dnsutils", "dig", Stage::Test, "another DNS client"),
+    package("dnsperf", "dnsperf", Stage::Test, "a DNS load that others know"),
     package("dnsmasq-base", "dnsmasq", Stage::Test, "a name server that listens where a host's stub does"),
     package("g++", "g++", Stage::Test, "compiles the fuzzer"),
     package("gcc", "gcc", Stage::Test, "compiles clients in C"),
     package("golang-go", "go", Stage::Test, "compiles a client with Go's own resolver"),
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
     package("musl-tools", "musl-gcc", Stage::Test, "compiles a client with musl's resolver"),
+    package(
+        "openjdk-17-jdk-headless",
+        "javac",
+        Stage::Test,
+        "compiles and runs a client that keeps answers for long",
+    ),
     package("nodejs", "node", Stage::Test, "a client with a resolver in threads"),
     package(
         "prometheus",
@@ -92,7 +99,6 @@ const PACKAGES: &[Package] = &[
     package("qemu-system-x86", "qemu-system-x86_64", Stage::Test, "boots that kernel in a virtual machine"),
     package("unbound", "unbound", Stage::Test, "a recursive name server that validates"),
     package("dnsdist", "dnsdist", Stage::Bench, "a DNS forwarder to be compared with"),
-    package("dnsperf", "dnsperf", Stage::Bench, "a DNS load that others know"),
     package("util-linux", "taskset", Stage::Bench, "gives each server the same processor"),
 ];
 
