@@ -12,7 +12,7 @@ use crate::{
     client::Answer,
     coredns::{CoreDns, OPTION},
     nodes::{Node, SOON},
-    pods::{ADDRESS, client, resolver, upstream, wait_until_known},
+    pods::{ADDRESS, client, denials, resolver, upstream, wait_until_known},
     resolver::Resolver,
 };
 
@@ -104,7 +104,7 @@ async fn what_no_policy_allows_is_filtered_and_what_one_allows_is_answered_to_al
     // CoreDNS's cache leaves out why, and does not keep it.
     let again = cluster.ask(1, "a.elsewhere.example").await;
     assert_eq!(again.code, ResponseCode::NXDomain);
-    assert_eq!(cluster.resolver.denials("a.elsewhere.example"), 2, "the resolver itself answers each time");
+    assert_eq!(denials(&cluster.resolver, "a.elsewhere.example"), 2, "the resolver itself answers each time");
 }
 
 // DESIGN 5: cut off for 2 s, it is waited for no more; back, it has what it missed before anything else

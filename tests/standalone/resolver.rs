@@ -98,12 +98,6 @@ impl Resolver {
         digits(rest).parse().unwrap()
     }
 
-    /// How often a name was denied, as its log says.
-    pub(crate) fn denials(&self, name: &str) -> usize {
-        let name = format!("name={name} ");
-        self.process.log().lines().filter(|line| line.contains("audit") && line.contains(&name)).count()
-    }
-
     /// The folder of its feed.
     pub(crate) fn feed(&self) -> PathBuf {
         self.folder.path().join("feed")

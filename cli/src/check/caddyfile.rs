@@ -41,7 +41,7 @@ pub(super) struct Directive {
     pub(super) name: String,
     pub(super) arguments: Vec<String>,
     pub(super) line: usize,
-    pub(super) block: Vec<Directive>,
+    pub(super) block: Vec<Self>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
