@@ -31,6 +31,13 @@ pub(crate) struct Connection {
     id: SocketId,
 }
 
+impl Connection {
+    /// Whether it is the same socket with the same ends.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.cookie, self.local, self.remote) == (other.cookie, other.local, other.remote)
+    }
+}
+
 /// The connections of the calling thread's network namespace.
 ///
 /// # Errors

@@ -34,6 +34,7 @@ pub(crate) use views::{Clock, InForce};
 use crate::{
     GrantRequest, Granted, Refused,
     audit::Audit,
+    connections::Connection,
     coverage,
     decisions::{DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
@@ -171,6 +172,8 @@ struct Guarded {
     endpoint: Mutex<Endpoint<KernelEndpoint>>,
     /// What is wrong with its place: gone, or not to be seen.
     trouble: Mutex<Option<String>>,
+    /// Connections that lived before its programs were attached: the workload may make others look alive since.
+    found: Vec<Connection>,
     /// What its fence does not hold, as far as that shows from outside; none before somebody looked.
     gaps: Mutex<Option<Vec<String>>>,
     /// It has as many names or addresses as it may: said once.

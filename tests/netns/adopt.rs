@@ -1,8 +1,10 @@
 //! What a workload has open when rules isolate it for the first time (R11).
+#![allow(unsafe_code, reason = "an option of sockets that has no safe wrapper")]
 
 use std::{
     io::Read,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     thread,
     time::Duration,
@@ -15,6 +17,11 @@ use nameward_policy::{
     RuleSet, Settings,
 };
 use nameward_test_support::wait_until;
+
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect as connect_socket, socket},
+};
 
 use crate::{
     lab::{Lab, Workload, inside, inside_thread, privileged},
@@ -251,5 +258,51 @@ fn what_nothing_isolates_is_denied_what_rules_deny() {
         scene.apply(Isolation::NotIsolated, &[deny("203.0.113.12")]);
         assert!(!is_alive(&live));
         assert!(connect(&scene.workload, "203.0.113.11:80").is_ok());
+    });
+}
+
+/// A socket that looks connected, though no packet was sent (`TCP_REPAIR`, tcp(7)).
+fn made_up(workload: &Workload, to: &str) -> TcpStream {
+    let to: std::net::SocketAddrV4 = to.parse().unwrap();
+    inside_thread(&workload.namespace, move || {
+        let made = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        repair(&made, 1);
+        connect_socket(made.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+        repair(&made, -1); // off, and nothing is sent
+        TcpStream::from(made)
+    })
+}
+
+fn repair(socket: &OwnedFd, mode: libc::c_int) {
+    // SAFETY: the option reads an int, which outlives the call.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const mode).cast(),
+            size_of_val(&mode) as libc::socklen_t,
+        )
+    };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+}
+
+// R11, promises 5 and 7: between fence and rules nothing can be opened, and what is made to look so does not count
+#[test]
+fn what_is_made_up_is_not_adopted() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    serve(&lab.internet());
+    let before = connect(&workload, "203.0.113.10:80").unwrap();
+    inside(&lab.host(), async || {
+        let scene = Scene::open(&lab, workload, Settings::default());
+        let made_up = made_up(&scene.workload, "203.0.113.12:80");
+        scene.apply(Isolation::Isolated, &[app()]);
+        assert_eq!(scene.remotes(), ["203.0.113.10:80"]);
+        assert!(!is_alive(&made_up));
+        assert!(is_alive(&before));
     });
 }

@@ -17,6 +17,7 @@ use nameward_policy::Delivery;
 
 use super::{EndpointConfig, Enforcer, EnforcerError, Guarded};
 use crate::{
+    connections::Connection,
     dns_link::{DnsLink, IDENTITIES},
     endpoints::{
         Endpoint,
@@ -24,6 +25,7 @@ use crate::{
     },
     kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, is_layer3},
     loopback_dns::LoopbackDns,
+    workload,
 };
 
 /// What brings an endpoint's DNS to a resolver.
@@ -49,6 +51,11 @@ impl Enforcer {
         // Grants wait: what is granted meanwhile would be forgotten by the one that takes its place.
         let held = known.as_ref().map(|known| known.lock());
         let before = self.0.host.open_endpoint(&uid).and_then(|endpoint| endpoint.config()).ok();
+        let found = match (&known, &before) {
+            (_, None) => live_before(&config),
+            (Some(known), Some(_)) => known.found.clone(),
+            (None, Some(_)) => Vec::new(),
+        };
         let road = self.dns_road(&config, before.map(|config| config.dns).as_ref())?;
         let spec = EndpointSpec {
             addresses: config.addresses.clone(),
@@ -76,6 +83,7 @@ impl Enforcer {
             listeners,
             endpoint,
             trouble: Mutex::default(),
+            found,
             gaps: Mutex::default(),
             is_full: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
@@ -234,6 +242,21 @@ impl Enforcer {
             taken.extend(config.ok().as_ref().and_then(|config| index_of(&config.dns)));
         }
         (1..=IDENTITIES).find(|index| !taken.contains(index)).ok_or(EnforcerError::NoIdentity)
+    }
+}
+
+/// What is alive before anything is attached.
+fn live_before(config: &EndpointConfig) -> Vec<Connection> {
+    match workload::live_connections(&config.attachment) {
+        Ok(Some(live)) => live,
+        Ok(None) => {
+            tracing::debug!(endpoint = &*config.uid, "no network namespace is known behind it");
+            Vec::new()
+        }
+        Err(error) => {
+            tracing::warn!(endpoint = &*config.uid, %error, "live connections cannot be read: they end");
+            Vec::new()
+        }
     }
 }
 

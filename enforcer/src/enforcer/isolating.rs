@@ -12,9 +12,13 @@ use crate::{
 impl Guarded {
     /// Makes flows of the workload's live connections and ends those that have no place. What cannot be read or written
     /// ends at its next packet, and is said.
+    ///
+    /// Before the first rules only those count that lived before the programs were attached. What came since cannot be a
+    /// connection: no packet passed. With NET_ADMIN in its namespace a workload can make a socket look like one
+    /// (`TCP_REPAIR`).
     pub(super) fn take_over(&self, endpoint: &mut Endpoint<KernelEndpoint>, rules: &RuleSet) {
         let attachment = &self.config.attachment;
-        let live = match workload::live_connections(attachment) {
+        let mut live = match workload::live_connections(attachment) {
             Ok(Some(live)) => live,
             Ok(None) => {
                 tracing::info!(
@@ -28,6 +32,9 @@ impl Guarded {
                 return;
             }
         };
+        if endpoint.generation() == 0 {
+            live.retain(|one| self.found.iter().any(|before| before.is_same(one)));
+        }
         let keep = rules.settings.adopt == Adopt::Keep;
         let by_socket = matches!(attachment, Attachment::Cgroup { .. });
         match endpoint.adopt(&live, rules, keep, by_socket, now()) {
