@@ -41,7 +41,7 @@ use nix::{
 };
 use tokio::sync::broadcast;
 
-use crate::frames::{NAMED4, NAMED6, UNKNOWN4, UNKNOWN6, udp};
+use crate::frames::{FAR_MAC, NAMED4, NAMED6, UNKNOWN4, UNKNOWN6, udp};
 
 /// How long anything may take that must happen.
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
@@ -143,7 +143,10 @@ impl World {
         let mut buffer = vec![0; 65_536];
         while begin.elapsed() < WAIT {
             let Ok(length) = recv(self.tap.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
-            seen.push(buffer[..length].to_vec());
+            // Errors that the far side sends quote what arrived before.
+            if buffer[6..12] != FAR_MAC {
+                seen.push(buffer[..length].to_vec());
+            }
             if buffer[..length].ends_with(end(last)) {
                 return seen;
             }
