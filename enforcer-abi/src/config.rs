@@ -45,6 +45,8 @@ pub struct Config {
     pub dns: DnsRedirect,
     /// Port classes of `ipBlock` entries of just port 53, by rule set: queries to those servers are not redirected.
     pub direct_dns: [u64; crate::RULE_SETS],
+    /// Which object the attached programs are from, for user space; 0 while they are being replaced.
+    pub object: u64,
 }
 
 /// The word that changes what every other entry means. Bits: 0 slot, 1-3 mode, 4-15 flags, 32-63 generation.
@@ -121,4 +123,4 @@ impl Switch {
     }
 }
 
-crate::plain_data!(Config = 464);
+crate::plain_data!(Config = 504);

@@ -34,7 +34,7 @@ pub struct DnsRedirect {
 }
 
 /// A DNS server that the workload may name, and the resolver's port that stands for it.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrustedServer {
     /// The server's address; all zero = unused.
@@ -43,6 +43,8 @@ pub struct TrustedServer {
     pub port: Port,
     /// The resolver's port that stands for it.
     pub resolver_port: Port,
+    /// Zero.
+    pub _pad: [u8; 4],
 }
 
 /// Key of `DNS_FLOWS`.
@@ -108,8 +110,8 @@ pub struct Identity {
 }
 
 crate::plain_data!(
-    DnsRedirect = 248,
-    TrustedServer = 20,
+    DnsRedirect = 280,
+    TrustedServer = 24,
     DnsFlowKey = 16,
     DnsFlow = 240,
     AskedServer = 56,

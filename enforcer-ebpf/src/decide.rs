@@ -201,7 +201,7 @@ fn flow_or_rules(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if !reason.allows() {
         // What audit lets through goes on as one flow, told of once.
         if matches!(endpoint.switch.mode(), Mode::Audit) {
-            let _ = flows::begin(endpoint, packet, &key, reason);
+            let _ = flows::begin(endpoint, packet, &key, reason, flow);
         }
         return reason;
     }
@@ -209,7 +209,7 @@ fn flow_or_rules(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
         return Reason::FlowsFull;
     }
     packet.begins = flow.is_null();
-    let _ = flows::begin(endpoint, packet, &key, reason);
+    let _ = flows::begin(endpoint, packet, &key, reason, flow);
     reason
 }
 
@@ -341,7 +341,7 @@ fn flow_or_inbound(endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if !opens || !admits_inbound(endpoint, &packet.source) {
         return Reason::Inbound;
     }
-    let _ = flows::begin(endpoint, packet, &key, Reason::Reply);
+    let _ = flows::begin(endpoint, packet, &key, Reason::Reply, flow);
     Reason::Flow
 }
 

@@ -11,7 +11,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_for_each_map_elem};
-use nameward_abi::{Direction, Flow, FlowKey, FlowState, Reason, idle};
+use nameward_abi::{Direction, Flow, FlowKey, FlowState, Port, Reason, idle};
 
 use crate::{
     endpoint::Endpoint,
@@ -51,15 +51,22 @@ pub fn find_packet(
 #[inline(always)]
 fn tuple(packet: &Packet, key: &mut FlowKey, direction: Direction) {
     let egress = matches!(direction, Direction::Egress);
-    key.protocol = packet.protocol;
     key.local = if egress { packet.source } else { packet.destination };
     key.remote = if egress { packet.destination } else { packet.source };
-    key.local_port = if egress { packet.source_port } else { packet.destination_port };
-    key.remote_port = if egress { packet.destination_port } else { packet.source_port };
-    if packet.protocol == ICMP || packet.protocol == ICMP6 {
-        key.local_port = packet.source_port;
-        key.remote_port = [0; 2];
-    }
+    let (local, remote) = match packet.protocol {
+        ICMP | ICMP6 => (packet.source_port, [0; 2]),
+        _ if egress => (packet.source_port, packet.destination_port),
+        _ => (packet.destination_port, packet.source_port),
+    };
+    set_tail(key, local, remote, packet.protocol);
+}
+
+/// What follows the addresses, in one write: the kernel's hash reads words, and would wait for octets.
+#[inline(always)]
+fn set_tail(key: &mut FlowKey, local: Port, remote: Port, protocol: u8) {
+    let tail = [local[0], local[1], remote[0], remote[1], protocol, 0, 0, 0];
+    // SAFETY: the last eight octets of a key, aligned to words.
+    unsafe { (&raw mut key.local_port).cast::<u64>().write(u64::from_ne_bytes(tail)) };
 }
 
 /// Turns the tuple of a packet into what flows of this endpoint are known by.
@@ -123,13 +130,16 @@ pub fn are_full(now: u64) -> bool {
     EVENT_BUDGET.get(0).is_some_and(|budget| budget.flows_full_at != 0 && now - budget.flows_full_at < SECOND)
 }
 
-/// Notes a flow that a packet begins.
+/// Notes a flow that a packet begins, in the place of `known` if that is not null.
 #[inline(never)]
-pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason) -> u32 {
+pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason, known: *mut Flow) -> u32 {
     if packet.protocol == TCP && packet.tcp_flags & RST != 0 {
         return 0;
     }
-    let _ = FLOWS.remove(key);
+    // SAFETY: a live value that the caller has just found. Only what was answered is in `FLOWS`.
+    if !known.is_null() && unsafe { (*known).state } == FlowState::Established as u8 {
+        let _ = FLOWS.remove(key);
+    }
     let flow = Flow {
         last_seen: endpoint.now,
         packets: 1,
@@ -143,7 +153,6 @@ pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason
         _pad: [0; 4],
     };
     let _ = FLEETING.insert(key, flow, 0);
-    touch(endpoint, packet.admitted_id, &key.remote, &packet.destination);
     1
 }
 

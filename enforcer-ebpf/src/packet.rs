@@ -3,7 +3,7 @@
 //! Lengths that contradict each other are `malformed`; what hides the transport header is `extension-header`.
 //! Walks are bounded. IPv4 checksums are not verified: the next stack does.
 
-use nameward_abi::{Address, Port, Reason, mapped};
+use nameward_abi::{Address, Port, Reason};
 
 use crate::skb::{OFFSET_LIMIT, Skb, read};
 
@@ -241,13 +241,10 @@ fn parse(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
         6 => parse_ipv6(skb, packet, available),
         _ => Some(Reason::Malformed),
     };
-    packet.forget();
     if refused.is_some() || packet.fragment == fragment::LATER {
         return refused;
     }
-    let refused = parse_transport(skb, packet);
-    packet.forget();
-    refused
+    parse_transport(skb, packet)
 }
 
 #[inline(always)]
@@ -259,8 +256,8 @@ fn parse_ipv4(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
     if header_length < 20 || packet.length < header_length || packet.length > available {
         return Some(Reason::Malformed);
     }
-    packet.source = mapped(header.source.to_ne_bytes());
-    packet.destination = mapped(header.destination.to_ne_bytes());
+    packet.source = mapped_of(header.source);
+    packet.destination = mapped_of(header.destination);
     packet.hop_limit = header.ttl;
     packet.protocol = header.protocol;
     packet.l4 = packet.l3 + header_length;
@@ -438,8 +435,19 @@ pub fn on_stack(address: &Address) -> Address {
 }
 
 /// An address as two words, cheap to compare.
+///
+/// Addresses stand in structures that are aligned to words (`nameward_abi`, [`Packet`]). The compiler does not see it
+/// through a reference, and would put each word together from eight octets.
 #[inline(always)]
 pub fn words(address: &Address) -> [u64; 2] {
-    // SAFETY: sixteen octets are two u64.
-    unsafe { core::mem::transmute::<Address, [u64; 2]>(*address) }
+    // SAFETY: sixteen octets are two u64; aligned, see above: the verifier refuses the stack's that are not.
+    unsafe { *core::ptr::from_ref(address).cast::<[u64; 2]>() }
+}
+
+/// `nameward_abi::mapped` in two writes: an octet that is written by itself stalls who reads the word around it.
+#[inline(always)]
+fn mapped_of(v4: u32) -> Address {
+    let low = u64::from(u32::from_ne_bytes([0, 0, 0xff, 0xff])) | u64::from(v4) << 32;
+    // SAFETY: as many octets, and any octets are an address. The order of octets is that of x86 and of bpfel.
+    unsafe { core::mem::transmute::<[u64; 2], Address>([0, low]) }
 }

@@ -43,7 +43,7 @@ fn classes(slot: usize, protocol: u8, port: [u8; 2]) -> u64 {
 /// Whether, and why, a new flow may go there.
 #[inline(always)]
 pub fn judge(endpoint: &Endpoint, question: &mut Question) -> Reason {
-    let number = nameward_judge(endpoint.switch.0, endpoint.expiry_now, question);
+    let number = nameward_judge(endpoint.switch.0, endpoint.expiry_now, endpoint.now, question);
     Reason::from_number(number as u8).unwrap_or(Reason::Malformed)
 }
 
@@ -58,12 +58,12 @@ pub fn still_allowed(endpoint: &Endpoint, question: &mut Question) -> bool {
 /// every call in every state.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn nameward_judge(switch: u64, expiry_now: u64, question: *mut Question) -> u64 {
+extern "C" fn nameward_judge(switch: u64, expiry_now: u64, now: u64, question: *mut Question) -> u64 {
     if question.is_null() {
         return Reason::Malformed as u64;
     }
     // SAFETY: not null, and the verifier checks what callers pass.
-    judge_destination(Switch(switch), expiry_now, unsafe { &mut *question }) as u64
+    judge_destination(Switch(switch), expiry_now, now, unsafe { &mut *question }) as u64
 }
 
 /// See [`still_allowed`] and [`nameward_judge`].
@@ -78,7 +78,7 @@ extern "C" fn nameward_still_allowed(switch: u64, question: *mut Question) -> u6
 }
 
 #[inline(always)]
-fn judge_destination(switch: Switch, expiry_now: u64, question: &mut Question) -> Reason {
+fn judge_destination(switch: Switch, expiry_now: u64, now: u64, question: &mut Question) -> Reason {
     let slot = switch.slot() & 1;
     let wanted = classes(slot, question.protocol, question.port);
     let (mut cidr_allows, mut cluster, mut denied) = (0, 0, 0);
@@ -96,12 +96,17 @@ fn judge_destination(switch: Switch, expiry_now: u64, question: &mut Question) -
         Mode::Enforce | Mode::Audit => {}
     }
     let (mut name_allows, mut expired, mut id) = (0, false, 0);
-    // SAFETY: user space replaces values as a whole; what is read is one value or the other.
-    if let Some(allow) = unsafe { ALLOW.get(on_stack(&question.remote)) } {
+    if let Some(allow) = ALLOW.get_ptr_mut(on_stack(&question.remote)) {
+        // SAFETY: a live value. User space replaces values as a whole; what is read is one value or the other.
+        let allow = unsafe { &mut *allow };
         id = allow.admitted_id;
         expired = allow.expires_at <= expiry_now;
         // SAFETY: as above.
         name_allows = unsafe { ADMITTED.get(id) }.map_or(0, |admitted| admitted.classes[slot]);
+        // What is in use does not lapse; `flows` notes it while a flow lives.
+        if name_allows & wanted != 0 && !expired {
+            allow.last_used = now;
+        }
     }
     if name_allows & wanted != 0 {
         question.admitted_id = id;

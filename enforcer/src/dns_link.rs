@@ -140,6 +140,7 @@ impl DnsLink {
                 address: address_bytes(server.ip()),
                 port: server.port().to_be_bytes(),
                 resolver_port: port.to_be_bytes(),
+                ..TrustedServer::default()
             };
         }
         redirect

@@ -54,6 +54,7 @@ impl LoopbackDns {
                 address: address_bytes(server.ip()),
                 port: server.port().to_be_bytes(),
                 resolver_port: port.to_be_bytes(),
+                ..TrustedServer::default()
             };
         }
         Ok(dns)

@@ -350,6 +350,7 @@ fn spec(cgroup: &Path) -> EndpointSpec {
         address: address("9.9.9.9"),
         port: 53u16.to_be_bytes(),
         resolver_port: TRUSTED_PORT.to_be_bytes(),
+        ..TrustedServer::default()
     };
     EndpointSpec { dns, ..EndpointSpec::new("sandbox", attachment) }
 }

@@ -30,12 +30,12 @@ fn an_endpoint_outlives_its_process_and_is_adopted() {
     }
     let mut lab = Lab::new();
     let workload = lab.workload();
-    let number = inside(&lab.host(), async || {
+    let (number, programs) = inside(&lab.host(), async || {
         let host = Host::open(&lab.options()).unwrap();
         let mut endpoint = host.attach(&spec(&workload)).unwrap();
         endpoint.write(&MapWrite::Switch(Switch(0x7_0000_0002))).unwrap();
         host.beat(BootNanos(42)).unwrap();
-        endpoint.number()
+        (endpoint.number(), attached_programs(&workload.interface).unwrap())
     });
     // The host is closed: nobody holds anything but the pins. Promise 4.
     inside(&lab.host(), async || {
@@ -45,6 +45,7 @@ fn an_endpoint_outlives_its_process_and_is_adopted() {
         assert_eq!(host.last_beat().unwrap(), BootNanos(42));
         let endpoint = host.attach(&spec(&workload)).unwrap();
         assert_eq!(endpoint.number(), number);
+        assert_eq!(attached_programs(&workload.interface).unwrap(), programs, "nothing was loaded");
         assert_eq!(Switch(endpoint.config().unwrap().switch).generation(), 7);
         assert_eq!(attached(&workload.interface).len(), 2);
         host.remove("ci/runner.1").unwrap();

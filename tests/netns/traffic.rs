@@ -11,10 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nameward_abi::Config;
 use nameward_enforcer::{
     EndpointConfig, Enforcer, EnforcerOptions, GrantRequest, Refused,
     decisions::{Decision, Followed},
-    kernel::{Attachment, attached_programs},
+    kernel::{Attachment, Host, attached_programs},
 };
 use nameward_policy::{
     ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
@@ -384,6 +385,7 @@ fn programs_are_replaced_under_traffic_without_a_lost_packet() {
     let exchanged = thread::scope(|scope| {
         let exchanges = ["203.0.113.10:80"; 2].map(|to| scope.spawn(|| exchange(&workload, to, &stop)));
         for _ in 0..5 {
+            inside(&lab.host(), async || of_another_release(&lab, &workload));
             let replaced = inside(&lab.host(), async || start().await);
             assert_ne!(replaced, programs, "other programs judge now");
             programs = replaced;
@@ -394,6 +396,14 @@ fn programs_are_replaced_under_traffic_without_a_lost_packet() {
         exchanges.map(|exchange| exchange.join().unwrap())
     });
     assert!(exchanged.iter().all(|count| *count > 100), "{exchanged:?}");
+}
+
+/// Leaves an endpoint as another release would have.
+fn of_another_release(lab: &Lab, workload: &Workload) {
+    let host = Host::open(&lab.options()).unwrap();
+    let mut endpoint = host.open_endpoint(&workload.namespace).unwrap();
+    let config = endpoint.config().unwrap();
+    endpoint.write_config(&Config { object: config.object + 1, ..config }).unwrap();
 }
 
 // F1

@@ -103,7 +103,7 @@ pub(crate) type Flows = Vec<(FlowKey, Flow)>;
 
 /// One instance; its maps go with it.
 pub(crate) struct Lab {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
 }
 
 impl Lab {
@@ -352,7 +352,7 @@ impl Lab {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     ebpf.program_mut(name).unwrap().try_into().unwrap()
 }
 
@@ -385,6 +385,7 @@ fn configuration() -> Config {
         address: address(TRUSTED4),
         port: 53u16.to_be_bytes(),
         resolver_port: TRUSTED_PORT.to_be_bytes(),
+        ..TrustedServer::default()
     };
     config
 }

@@ -54,6 +54,14 @@ pub struct Endpoint<S> {
 }
 
 impl<S: KernelStore> Endpoint<S> {
+    /// Takes up an endpoint of which nothing is on file: names are forgotten with the process.
+    ///
+    /// # Errors
+    /// [`EndpointError::Kernel`] when the maps cannot be read.
+    pub fn open(store: S, limits: Limits) -> Result<Self, EndpointError> {
+        Self::new(store, limits, None, &[], 0)
+    }
+
     /// Takes up an endpoint: what the kernel holds, and what is on file about the names behind it.
     ///
     /// # Errors
@@ -152,6 +160,11 @@ impl<S: KernelStore> Endpoint<S> {
     /// Live connections whose answers no program has seen, as of the last upkeep.
     pub(crate) fn unseen_answers(&self) -> usize {
         self.unseen_answers
+    }
+
+    /// The maps, for what is not this endpoint's business.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
     }
 
     /// Repairs of map contents so far.

@@ -26,8 +26,9 @@ use super::{
     KernelError, KernelStore, MapWrite, Observed,
     bpffs::Folder,
     cgroup, instance,
-    interface::{self, Hooks, Links},
+    interface::{self, Hooks, Links, Order},
     links,
+    object::Object,
 };
 
 /// What an endpoint is attached to.
@@ -164,10 +165,11 @@ impl fmt::Debug for KernelEndpoint {
 }
 
 impl KernelEndpoint {
-    /// Attaches to what `spec` names, or adopts what is attached already: maps as they are, programs replaced in
-    /// their links, links that were severed made anew. Until rules come, everything is denied `no-policy-yet`.
+    /// Attaches to what `spec` names, or adopts what is attached already: maps as they are, programs of another release
+    /// replaced in their links, links that were severed made anew. Until rules come, everything is denied
+    /// `no-policy-yet`.
     pub(super) fn attach(
-        object: &[u8],
+        object: Object,
         folder: &Folder,
         spec: &EndpointSpec,
         number: u64,
@@ -176,7 +178,12 @@ impl KernelEndpoint {
     ) -> Result<Self, KernelError> {
         let target = Target::resolve(spec)?;
         let pins = folder.endpoint(&spec.uid)?;
-        let mut ebpf = instance::load(folder, &pins, &spec.sizes, object)?;
+        if links == Links::TakeUp
+            && let Some(endpoint) = Self::adopt(object, spec, &target, &pins, hooks)?
+        {
+            return Ok(endpoint);
+        }
+        let mut ebpf = instance::load(folder, &pins, &spec.sizes, object.bytes)?;
         let mut endpoint = Self { uid: spec.uid.clone(), number, maps: Maps::open(&pins)? };
         let before = endpoint.config()?;
         if before.endpoint_id != 0 {
@@ -188,6 +195,7 @@ impl KernelEndpoint {
         }
         let config = target.configuration(spec, endpoint.number, &before)?;
         // The host's side judges until the workload's side does.
+        let config = Config { object: 0, ..config };
         let judged_here = Config { arrivals: 0, ..config };
         let keeps = before.arrivals != 0 && config.arrivals != 0 && target.same_place(&before);
         endpoint.write_config(if keeps { &config } else { &judged_here })?;
@@ -196,8 +204,33 @@ impl KernelEndpoint {
             true => target.attach_arrivals(&mut ebpf, &pins, links, hooks)?,
             false => interface::detach_arrivals(target.interface(), &pins)?,
         }
-        endpoint.write_config(&config)?;
+        endpoint.write_config(&Config { object: object.number, ..config })?;
         Ok(endpoint)
+    }
+
+    /// Takes up an endpoint whose programs are of this very object and still attached: nothing has to be loaded, which
+    /// is nearly all that a restart with many endpoints would cost. `None` when that is not so.
+    fn adopt(
+        object: Object,
+        spec: &EndpointSpec,
+        target: &Target<'_>,
+        pins: &Path,
+        hooks: Hooks,
+    ) -> Result<Option<Self>, KernelError> {
+        let Ok(maps) = Maps::open(pins) else { return Ok(None) };
+        let mut endpoint = Self { uid: spec.uid.clone(), number: 0, maps };
+        let before = endpoint.config()?;
+        let ours = before.object == object.number && target.same_place(&before);
+        let as_wanted = before.arrivals == u8::from(spec.arrivals());
+        if !ours || !as_wanted || !target.is_attached(pins, hooks, spec.arrivals()) {
+            return Ok(None);
+        }
+        endpoint.number = before.endpoint_id;
+        let config = target.configuration(spec, endpoint.number, &before)?;
+        if config != before {
+            endpoint.write_config(&config)?;
+        }
+        Ok(Some(endpoint))
     }
 
     /// Opens the maps of an endpoint that is attached, and nothing else.
@@ -459,6 +492,16 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// Whether programs are attached there by what is pinned. Cgroups do not tell, and are attached again.
+    fn is_attached(&self, pins: &Path, hooks: Hooks, arrivals: bool) -> bool {
+        match self {
+            Self::Interface { name, .. } => {
+                interface::order(name, pins, hooks, arrivals).is_ok_and(|order| order != Order::Missing)
+            }
+            Self::Cgroup { .. } => false,
+        }
+    }
+
     fn configuration(
         &self,
         spec: &EndpointSpec,
@@ -471,6 +514,7 @@ impl<'a> Target<'a> {
         let mut config = Config {
             switch: before.switch,
             direct_dns: before.direct_dns,
+            object: before.object,
             endpoint_id: number,
             flow_limit: u64::from(spec.sizes.flows),
             events_per_second: spec.events_per_second,

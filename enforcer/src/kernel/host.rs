@@ -19,7 +19,7 @@ use super::{
     endpoint::{self, address_bytes, open},
     instance,
     interface::{self, Hooks, Links, Order, interface_index},
-    object::OBJECT,
+    object::{OBJECT, Object},
 };
 
 /// Where an instance keeps its pins.
@@ -58,7 +58,7 @@ pub struct Host {
     heartbeat: Mutex<Array<MapData, u64>>,
     identities: Mutex<HashMap<MapData, Address, Identity>>,
     last_number: AtomicU64,
-    object: &'static [u8],
+    object: Object,
 }
 
 impl fmt::Debug for Host {
@@ -84,7 +84,7 @@ impl Host {
             last_number: AtomicU64::new(0),
             hooks: if options.clsact || !kernel_is(6, 6)? { Hooks::Clsact } else { Hooks::Tcx },
             folder,
-            object: options.object.0,
+            object: Object::new(options.object.0),
         };
         for uid in host.endpoints()? {
             if let Ok(endpoint) = KernelEndpoint::open(&host.folder, &uid) {
@@ -235,7 +235,7 @@ impl Host {
     /// # Errors
     /// [`KernelError::Program`], [`KernelError::Link`].
     pub fn attach_dns_return(&self, interface_name: &str) -> Result<(), KernelError> {
-        let mut ebpf = instance::load_shared(&self.folder, self.object)?;
+        let mut ebpf = instance::load_shared(&self.folder, self.object.bytes)?;
         let hook = aya::programs::TcAttachType::Ingress;
         let pins = self.folder.root();
         let program = programs::DNS_RETURN;

@@ -15,9 +15,9 @@ use aya::{
 };
 use nameward_abi::programs;
 
-use super::{FarEnd, KernelError, clsact, links};
+use super::{FarEnd, KernelError, clsact, links, loading};
 
-/// A program, and the hook of the interface that it belongs to.
+/// A program, and the hook of the interface that it belongs to. What takes longer to load comes last, see [`loading`].
 pub(super) const HOOKS: [(&str, TcAttachType); 2] =
     [(programs::POD_INGRESS, TcAttachType::Egress), (programs::POD_EGRESS, TcAttachType::Ingress)];
 
@@ -187,6 +187,7 @@ pub(super) fn attach(
     links: Links,
     hooks: Hooks,
 ) -> Result<(), KernelError> {
+    loading::load(ebpf, &HOOKS.map(|(program, _)| program), &format!("at interface {interface}"))?;
     for (program, hook) in HOOKS {
         attach_one(ebpf, program, interface, hook, pins, links, hooks)?;
     }
@@ -267,7 +268,10 @@ pub(super) fn attach_one(
         .ok_or_else(|| KernelError::Missing { what: "program", name: program.into() })?
         .try_into()
         .map_err(failed("find"))?;
-    classifier.load().map_err(failed("load"))?;
+    match classifier.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+        Err(error) => return Err(failed("load")(error)),
+    }
     if hooks == Hooks::Clsact {
         return clsact::attach(classifier, program, interface, hook, pins);
     }

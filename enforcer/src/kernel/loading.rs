@@ -52,6 +52,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
