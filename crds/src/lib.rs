@@ -5,9 +5,11 @@
 //! the API server, and nothing that decides. Used by the resolver, the enforcer, the API and the command.
 
 mod check;
+mod config;
 mod convert;
 pub mod file;
 mod mistake;
+mod node;
 mod patterns;
 mod policy;
 mod render_yaml;
@@ -15,12 +17,20 @@ mod rule;
 pub mod schema;
 mod selection;
 mod selector;
+mod settings;
 pub mod static_config;
 mod status;
 mod yaml;
 
+pub use config::{
+    BreakGlass, BreakGlassScope, ClusterAddresses, EgressConfig, EgressConfigSpec, EgressConfigStatus,
+    Exempt, NamespaceSettings, Observe, PodName, ServiceName,
+};
 pub use convert::{Converted, Problem};
 pub use mistake::{Mistake, Mistakes, Place, Warning, render};
+pub use node::{
+    EgressNode, EgressNodeSpec, MAX_REPORTED_PODS, MAX_REPORTED_POLICIES, NotCoveredPod, PolicyReport,
+};
 pub use policy::{
     ClusterEgressPolicy, ClusterEgressPolicySpec, EgressPolicy, EgressPolicySpec, Mode, Subject,
 };
@@ -30,5 +40,6 @@ pub use rule::{
 };
 pub use selection::{NAMESPACE_NAME, Policy, Workload, isolation};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector, Labels};
+pub use settings::{DnsOverride, GraceOverride, LimitsOverride, SettingsOverride, TtlOverride};
 pub use status::{Condition, ConditionStatus, EndpointCounts, PolicyStatus};
 pub use yaml::from_yaml;

@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use kube_core::CustomResourceExt;
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 
-use crate::{ClusterEgressPolicy, EgressPolicy, render_yaml::to_yaml};
+use crate::{ClusterEgressPolicy, EgressConfig, EgressNode, EgressPolicy, render_yaml::to_yaml};
 
 /// One definition.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,8 @@ pub fn definitions() -> &'static [Definition] {
     DEFINITIONS.get_or_init(|| {
         vec![
             definition::<ClusterEgressPolicy>("ClusterEgressPolicy"),
+            only_default(definition::<EgressConfig>("EgressConfig")),
+            definition::<EgressNode>("EgressNode"),
             definition::<EgressPolicy>("EgressPolicy"),
         ]
     })
@@ -51,13 +53,26 @@ fn definition<K: CustomResourceExt>(kind: &'static str) -> Definition {
     Definition { kind, file_name: format!("{}.yaml", K::crd_name()), object }
 }
 
+/// There is one object of the kind.
+fn only_default(mut definition: Definition) -> Definition {
+    definition.object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = json!([{
+        "rule": "self.metadata.name == 'default'",
+        "message": "there is one configuration; name it `default`",
+    }]);
+    definition
+}
+
 /// Takes away what the derive adds and the API server makes no use of. Without `nullable` it drops a null before
 /// anything reads it, so that null and absent are the same.
 pub(crate) fn tidy(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|key, value| {
-                !(key == "nullable" && value.is_boolean() || key == "title" && value.is_string())
+            fields.retain(|key, value| match key.as_str() {
+                "nullable" => !value.is_boolean(),
+                "title" => !value.is_string(),
+                // OpenAPI knows signed numbers only; `minimum` says the rest.
+                "format" => value != "uint32",
+                _ => true,
             });
             for (key, value) in fields {
                 match value {

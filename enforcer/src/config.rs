@@ -13,7 +13,7 @@ use nameward_crds::{
     Mistakes,
     static_config::{self, Purpose, StaticAttachment, StaticConfig, StaticEndpoint},
 };
-use nameward_policy::{ClusterRanges, RuleSet};
+use nameward_policy::{ClusterRanges, RuleSet, Settings};
 use thiserror::Error;
 
 use crate::{
@@ -100,6 +100,11 @@ impl Config {
     /// The file.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// What `settings:` says (R12).
+    pub fn settings(&self) -> &Settings {
+        &self.read.settings
     }
 
     /// DNS servers that endpoints may mean (Q6).

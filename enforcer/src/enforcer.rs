@@ -16,7 +16,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -43,6 +43,7 @@ use crate::{
         Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError, cgroup_id,
         interface_index,
     },
+    policies::watch::Health,
 };
 
 /// Where an enforcer keeps things.
@@ -149,11 +150,15 @@ struct Inner {
     state: Option<PathBuf>,
     boot: String,
     endpoints: RwLock<HashMap<Arc<str>, Arc<Guarded>>>,
+    /// Held while an endpoint is attached: no two may choose the same identity addresses.
+    attaching: Mutex<()>,
     problems: Problems,
     failures: Failures,
     decisions: Decisions,
     /// What resolvers answer to all workloads.
     live_answers: Mutex<LiveAnswers>,
+    /// On a node of a cluster.
+    cluster: OnceLock<Arc<Health>>,
     /// Changes with every interface that comes, goes or changes.
     links: watch::Sender<()>,
     path_is_whole: AtomicBool,
@@ -263,10 +268,12 @@ impl Enforcer {
             state: options.state,
             boot: journal::boot_id().map_err(EnforcerError::Boot)?,
             endpoints: RwLock::default(),
+            attaching: Mutex::default(),
             problems: Problems::default(),
             failures: Failures::default(),
             decisions: Decisions::default(),
             live_answers: Mutex::default(),
+            cluster: OnceLock::new(),
             links: watch::Sender::new(()),
             path_is_whole: AtomicBool::new(false),
         })))
@@ -302,6 +309,16 @@ impl Enforcer {
                 source: Box::new(source),
             });
         }
+    }
+
+    /// Shows in metrics how it stands between this node and its cluster. The first word counts.
+    pub fn show_cluster(&self, health: Arc<Health>) {
+        self.0.cluster.get_or_init(|| health);
+    }
+
+    /// How it stands between this node and its cluster; none where there is none.
+    pub fn cluster(&self) -> Option<&Health> {
+        self.0.cluster.get().map(|health| &**health)
     }
 
     /// The generation that the next rules of an endpoint will have.

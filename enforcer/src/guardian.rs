@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -30,11 +31,20 @@ pub struct WantedEndpoint {
 }
 
 /// Keeps an enforcer and its resolvers at what is wanted.
-#[derive(Debug)]
 pub struct Guardian {
     enforcer: Enforcer,
     feed: Option<Arc<FeedClient>>,
     standings: BTreeMap<Arc<str>, Standing>,
+    is_kept: Keeper,
+}
+
+/// Says of an endpoint that nobody wants whether it stays nevertheless.
+pub type Keeper = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl fmt::Debug for Guardian {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guardian").field("standings", &self.standings).finish_non_exhaustive()
+    }
 }
 
 /// What is wanted of an endpoint, and how far it is.
@@ -72,7 +82,19 @@ impl Guardian {
     /// A guardian that wants nothing yet. What an earlier process attached stays until
     /// [`reconcile`](Self::reconcile) is told what is wanted.
     pub fn new(enforcer: Enforcer, feed: Option<Arc<FeedClient>>) -> Self {
-        Self { enforcer, feed, standings: BTreeMap::new() }
+        Self { enforcer, feed, standings: BTreeMap::new(), is_kept: Box::new(|_| false) }
+    }
+
+    /// The same, but what `is_kept` says yes to is never removed: somebody else attaches it, or its owner is not known
+    /// yet. It is asked after the endpoints that are attached have been listed.
+    #[must_use]
+    pub fn keeping(self, is_kept: Keeper) -> Self {
+        Self { is_kept, ..self }
+    }
+
+    /// Whether an endpoint is as wanted, rules and all.
+    pub fn is_settled(&self, uid: &str) -> bool {
+        self.standings.get(uid).is_some_and(Standing::is_settled)
     }
 
     /// Makes `wanted` so. New endpoints first, then rules, then removals; one that fails does not hold up the others
@@ -213,7 +235,8 @@ impl Guardian {
         };
         self.enforcer.keep_problems_of(&wanted);
         let mut failures = Vec::new();
-        for uid in attached.into_iter().filter(|uid| !wanted.contains(uid.as_str())) {
+        let unwanted = attached.into_iter().filter(|uid| !wanted.contains(uid.as_str()));
+        for uid in unwanted.filter(|uid| !(self.is_kept)(uid)) {
             if let Some(feed) = &self.feed {
                 feed.publish_removed(&uid);
             }
@@ -241,7 +264,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Whether two rule sets mean the same to kernel and resolver.
-fn is_same(one: &RuleSet, other: &RuleSet) -> bool {
+fn is_same(one: &Arc<RuleSet>, other: &Arc<RuleSet>) -> bool {
+    if Arc::ptr_eq(one, other) {
+        return true;
+    }
     one.kernel == other.kernel
         && one.dns == other.dns
         && one.settings == other.settings

@@ -3,7 +3,8 @@
 //! [`kernel`] loads, attaches, pins and adopts programs; [`grants`] turns names and rules into map contents;
 //! [`endpoints`] joins the two for one workload; [`enforcer`] is the handle that others hold; [`decisions`]
 //! tells what happened; [`dns_link`] brings DNS of interface endpoints to the resolver; [`config`],
-//! [`feed_client`] and [`wiring`] make the standalone process. It answers no DNS and does not talk to Kubernetes.
+//! [`feed_client`] and [`wiring`] make the standalone process; [`policies`] and [`pods`] what it does on a node of a
+//! Kubernetes cluster. It answers no DNS.
 //!
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
@@ -25,6 +26,9 @@ pub mod kernel;
 pub mod loopback_dns;
 mod netns;
 pub mod options;
+pub mod pods;
+pub mod policies;
+pub mod status;
 pub mod wiring;
 mod workload;
 

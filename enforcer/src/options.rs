@@ -1,6 +1,11 @@
 //! The command line of `nameward-enforcer`.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+};
 
 use clap::Parser;
 use nameward_daemon::{
@@ -9,6 +14,7 @@ use nameward_daemon::{
 };
 
 use nameward_feed::tls::{Credentials, Remote, TlsError, TlsFiles};
+use nameward_policy::Name;
 
 use nameward_api::serve::ApiPlace;
 
@@ -19,14 +25,42 @@ const RUN: &str = "/run/nameward";
 
 /// Enforces egress policies by name on the interfaces and cgroups of this host.
 ///
-/// Give it a file of endpoints and policies; resolvers are found in the folder of --feed. SIGHUP reads the file
-/// again, SIGTERM ends the process and leaves the fence up, --remove takes the fence away.
+/// Give it a file of endpoints and policies, or a Kubernetes node; resolvers are found in the folder of --feed. SIGHUP
+/// reads the file again, SIGTERM ends the process and leaves the fence up, --remove takes the fence away.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nameward-enforcer", version)]
 pub struct Options {
     /// Endpoints, policies and settings (YAML)
-    #[arg(long, value_name = "FILE", required_unless_present = "remove")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["remove", "kubernetes"])]
     pub config: Option<PathBuf>,
+
+    /// Guard the pods of this Kubernetes node by the EgressPolicies of the cluster
+    ///
+    /// Settings of --config are below those of the object EgressConfig/default; endpoints of the file are guarded, too.
+    #[arg(long, conflicts_with = "remove")]
+    pub kubernetes: bool,
+
+    /// How to reach the API server [default: $KUBECONFIG, else ~/.kube/config, else the service account of this pod]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Nameward's own namespace, which only policies that name it select [default: $POD_NAMESPACE]
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", hide_env_values = true)]
+    pub own_namespace: Option<String>,
+
+    /// DNS server of the cluster, as kubelet's option of the same name; may be repeated
+    ///
+    /// Pods may mean it: what they ask it is forwarded to it. Beside it, the servers of --config's `dns.trusted`.
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "kubernetes", value_parser = dns_server)]
+    pub cluster_dns: Vec<SocketAddr>,
+
+    /// Domain of the cluster, as kubelet's option of the same name
+    #[arg(long, value_name = "NAME", requires = "kubernetes", value_parser = domain)]
+    pub cluster_domain: Option<Name>,
+
+    /// Where nameward-cni asks [default: /run/nameward/cni.sock]
+    #[arg(long, value_name = "PATH", requires = "kubernetes")]
+    pub cni_socket: Option<PathBuf>,
 
     /// Where resolvers are; may be repeated, all are connected to [default: unix:/run/nameward/feed]
     ///
@@ -90,8 +124,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
-    /// What resolvers and logs call this host [default: its host name]
-    #[arg(long, value_name = "NAME")]
+    /// What resolvers and logs call this host; with --kubernetes, the name of the node [default: its host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
     pub node: Option<String>,
 
     /// Accept endpoints on the interface that carries the host's default route
@@ -161,7 +195,7 @@ pub enum FeedError {
 
 impl Options {
     /// Where the enforcer keeps things.
-    pub fn enforcer(&self, trusted: Vec<std::net::SocketAddr>) -> EnforcerOptions {
+    pub fn enforcer(&self, trusted: Vec<SocketAddr>) -> EnforcerOptions {
         EnforcerOptions {
             host: HostOptions {
                 bpffs: self.bpffs.clone(),
@@ -229,6 +263,15 @@ impl Options {
         self.node.clone().unwrap_or_else(|| host().unwrap_or_else(|_| "unnamed".into()))
     }
 
+    /// Where the CNI plugin asks.
+    pub fn cni_socket(&self) -> PathBuf {
+        let standard = || match &self.instance {
+            None => PathBuf::from(nameward_feed::cni::SOCKET),
+            Some(_) => self.run_folder().join("cni.sock"),
+        };
+        self.cni_socket.clone().unwrap_or_else(standard)
+    }
+
     /// The folder of files that a restart needs.
     pub fn state(&self) -> PathBuf {
         self.state.clone().unwrap_or_else(|| self.run_folder().join("state"))
@@ -245,6 +288,18 @@ impl Options {
         let run = PathBuf::from(RUN);
         self.instance.as_ref().map_or(run.clone(), |instance| run.join(instance))
     }
+}
+
+/// A DNS server; port 53 where none is written.
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+    address.or_else(|_| text.parse()).map_err(|_| {
+        "write an address like 10.96.0.10, or with its port like 10.96.0.10:53 or [fd00::a]:53".into()
+    })
+}
+
+fn domain(text: &str) -> Result<Name, String> {
+    Name::parse(text).map_err(|error| error.to_string())
 }
 
 /// An instance's name becomes part of an interface's name, which has at most 14 bytes and one more at its far end.

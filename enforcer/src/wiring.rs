@@ -3,10 +3,12 @@
 //! The end of the process is not the end of the fence: what is in the kernel goes on to judge, and the next process
 //! takes it up. Only `--remove` takes it away.
 
+mod cluster;
 mod follow;
+mod node;
 mod removal;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
@@ -28,11 +30,7 @@ use crate::{
 pub fn main() -> ExitCode {
     let options = Options::parse();
     log::start(options.log);
-    let done = match &options.config {
-        _ if options.remove => removal::remove(&options),
-        Some(file) => start(&options, file),
-        None => Err(anyhow!("name a file of endpoints and policies with --config, or use --remove")),
-    };
+    let done = if options.remove { removal::remove(&options) } else { start(&options) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,19 +40,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(options: &Options, file: &std::path::Path) -> Result<()> {
+fn start(options: &Options) -> Result<()> {
     let allowed =
         HostAllowed { default_route: options.allow_default_route, root_cgroup: options.allow_root_cgroup };
     // A mistake in the file is told before anything of the host is touched.
-    let config = Config::read(file, allowed)?;
+    let config = options.config.as_deref().map(|file| Config::read(file, allowed)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start threads")?.block_on(enforce(options, config))
 }
 
-async fn enforce(options: &Options, config: Config) -> Result<()> {
+async fn enforce(options: &Options, config: Option<Config>) -> Result<()> {
     let mut signals = StopSignals::listen()?;
     let places = options.places()?;
-    let enforcer = open(options, &config)?;
+    let trusted = trusted(options, config.as_ref());
+    let enforcer = open(options, trusted.clone())?;
     if let Some(wanted) = options.audit() {
         let audit = Audit::start(&wanted, &options.node());
         enforcer.audit(audit.context("cannot write --audit-log")?);
@@ -63,15 +62,24 @@ async fn enforce(options: &Options, config: Config) -> Result<()> {
     let mut tasks = Tasks::new();
     start_tasks(options, &enforcer, &feed, &mut tasks)?;
     let guardian = Guardian::new(enforcer.clone(), Some(Arc::clone(&feed)));
-    let mut follower = Follower::new(config, guardian, enforcer)?;
-    tokio::select! {
-        () = follower.begin() => {}
-        () = signals.arrived() => return Ok(()),
+    if options.kubernetes {
+        let settings = cluster::settings(options, config.as_ref(), trusted);
+        tokio::select! {
+            begun = cluster::begin(options, config, settings, guardian, &enforcer, &mut tasks) => begun?,
+            () = signals.arrived() => return Ok(()),
+        }
+    } else {
+        let config = config.context("name a file of endpoints and policies with --config")?;
+        let mut follower = Follower::new(config, guardian, enforcer)?;
+        tokio::select! {
+            () = follower.begin() => {}
+            () = signals.arrived() => return Ok(()),
+        }
+        tasks.spawn("configuration", follower.follow());
     }
     supervisor::ready();
     let places = options.feed().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     tracing::info!(feed = places, node = options.node(), "enforcing");
-    tasks.spawn("configuration", follower.follow());
     tokio::select! {
         fault = tasks.fault() => return Err(fault),
         () = signals.arrived() => {}
@@ -82,8 +90,19 @@ async fn enforce(options: &Options, config: Config) -> Result<()> {
     Ok(())
 }
 
-fn open(options: &Options, config: &Config) -> Result<Enforcer> {
-    let enforcer_options = options.enforcer(config.trusted().to_vec());
+/// DNS servers that workloads may mean (Q6): the file's, and the cluster's.
+fn trusted(options: &Options, config: Option<&Config>) -> Vec<SocketAddr> {
+    let mut trusted = config.map(|config| config.trusted().to_vec()).unwrap_or_default();
+    for server in &options.cluster_dns {
+        if !trusted.contains(server) {
+            trusted.push(*server);
+        }
+    }
+    trusted
+}
+
+fn open(options: &Options, trusted: Vec<SocketAddr>) -> Result<Enforcer> {
+    let enforcer_options = options.enforcer(trusted);
     if let Some(state) = &enforcer_options.state {
         std::fs::create_dir_all(state)
             .with_context(|| format!("cannot make {} for the names that a restart needs", state.display()))?;

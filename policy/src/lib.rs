@@ -35,7 +35,7 @@ pub use few::Few;
 pub use grants::{Action, AllowEntry, GrantTables, Grants, NameSet, diff};
 pub use live_answers::{KEPT_AFTER_TTL, LiveAnswer, LiveAnswers, TooManyAnswers};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, Suffixes};
-pub use pattern::{Pattern, PatternError, PatternWarning};
+pub use pattern::{PUBLIC_RESOLVERS, Pattern, PatternError, PatternWarning};
 pub use reason::{Outcome, Reason};
 pub use rule::{
     ClusterPeer, ClusterRanges, Effect, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleMode,

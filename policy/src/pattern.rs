@@ -31,6 +31,24 @@ const MULTI_TENANT: &[&str] = &[
     "workers.dev",
 ];
 
+/// Names under which public resolvers answer over HTTPS, TLS or QUIC: who may reach them may ask for any name past the
+/// fence. The large ones only; a list of all cannot be.
+pub const PUBLIC_RESOLVERS: &[&str] = &[
+    "adguard-dns.com",
+    "cloudflare-dns.com",
+    "dns.alidns.com",
+    "dns.google",
+    "dns.nextdns.io",
+    "dns.quad9.net",
+    "dns0.eu",
+    "doh.cleanbrowsing.org",
+    "doh.dns.sb",
+    "doh.opendns.com",
+    "doh.pub",
+    "dns.mullvad.net",
+    "one.one.one.one",
+];
+
 /// A set of names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pattern {
@@ -96,6 +114,11 @@ pub enum PatternWarning {
         "`*.{0}` covers names of other customers of that service: anybody can get one; write the full names you use"
     )]
     MultiTenant(Name),
+    /// A public resolver.
+    #[error(
+        "`{0}` is a public DNS resolver: who may reach it may ask for every name unseen; leave it out, names are answered by the cluster's own DNS"
+    )]
+    PublicResolver(Name),
 }
 
 impl Pattern {
@@ -145,11 +168,22 @@ impl Pattern {
     #[must_use]
     pub fn warnings(&self) -> Vec<PatternWarning> {
         match self {
-            Self::Exact(_) => Vec::new(),
+            Self::Exact(name) => resolver_warning(name).into_iter().collect(),
             Self::Any => vec![PatternWarning::AnyName],
-            Self::Below(base) => suffix_warning(base).into_iter().collect(),
+            Self::Below(base) => {
+                resolver_warning(base).or_else(|| suffix_warning(base)).into_iter().collect()
+            }
         }
     }
+}
+
+/// The resolvers themselves, and what stands below them, like `security.cloudflare-dns.com`.
+fn resolver_warning(name: &Name) -> Option<PatternWarning> {
+    let is_one = PUBLIC_RESOLVERS.iter().any(|resolver| {
+        let front = name.as_str().strip_suffix(resolver);
+        front.is_some_and(|front| front.is_empty() || front.ends_with('.'))
+    });
+    is_one.then(|| PatternWarning::PublicResolver(name.clone()))
 }
 
 fn suffix_warning(base: &Name) -> Option<PatternWarning> {
@@ -273,6 +307,14 @@ mod tests {
         for narrow in ["*.example.com", "com", "*.acme.github.io"] {
             assert_eq!(warned(narrow), []);
         }
+        for (text, resolver) in [
+            ("dns.google", "dns.google"),
+            ("*.dns.google", "dns.google"),
+            ("security.cloudflare-dns.com", "security.cloudflare-dns.com"),
+        ] {
+            assert_eq!(warned(text), [PatternWarning::PublicResolver(name(resolver))]);
+        }
+        assert_eq!(warned("notdns.google"), []);
     }
 
     #[test]

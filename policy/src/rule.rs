@@ -176,6 +176,8 @@ pub enum PolicyKind {
     EgressPolicy,
     /// `ClusterEgressPolicy`.
     ClusterEgressPolicy,
+    /// `EgressConfig`: what holds for the cluster's own parts.
+    EgressConfig,
     /// A flag of the command line.
     CommandLine,
 }
@@ -205,6 +207,7 @@ impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.kind, &*self.namespace) {
             (PolicyKind::CommandLine, _) => write!(f, "{}", self.name),
+            (PolicyKind::EgressConfig, _) => write!(f, "EgressConfig {}", self.name),
             (PolicyKind::ClusterEgressPolicy, _) => write!(f, "ClusterEgressPolicy {}", self.name),
             (PolicyKind::EgressPolicy, "") => write!(f, "EgressPolicy {}", self.name),
             (PolicyKind::EgressPolicy, namespace) => write!(f, "EgressPolicy {namespace}/{}", self.name),

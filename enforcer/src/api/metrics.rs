@@ -1,6 +1,8 @@
 //! The enforcer's state as metrics. Reads what the kernel and the endpoints count; counts nothing itself. No domain
 //! name is a label.
 
+use std::sync::atomic::Ordering;
+
 use nameward_abi::Reason;
 use nameward_api::types::{EndpointStatus, Mode};
 use nameward_daemon::metrics::{Family, Scrape, page};
@@ -89,6 +91,22 @@ static READY: Family =
     Family::gauge("nameward_ready", &[], "1 while every endpoint is as wanted and names are answered");
 static BUILD: Family = Family::gauge("nameward_build_info", &["version"], "Always 1");
 
+static UNWATCHED: Family = Family::gauge(
+    "nameward_unwatched",
+    &[],
+    "Kinds of Kubernetes objects that are not watched: the API server is away, or refuses",
+);
+static UNREADABLE: Family = Family::gauge(
+    "nameward_unreadable_policies",
+    &[],
+    "Policies of which a newer version cannot be read; the one before counts",
+);
+static SUSPENDED: Family = Family::gauge(
+    "nameward_break_glass_pods",
+    &[],
+    "Pods of this node of which nothing is enforced for the time being",
+);
+
 /// All of them, in the order of the page.
 pub static FAMILIES: &[&Family] = &[
     &PACKETS,
@@ -112,6 +130,9 @@ pub static FAMILIES: &[&Family] = &[
     &WHOLE,
     &READY,
     &BUILD,
+    &UNWATCHED,
+    &UNREADABLE,
+    &SUSPENDED,
 ];
 
 /// All metrics, as they are now.
@@ -169,6 +190,11 @@ fn node(scrape: &mut Scrape, enforcer: &Enforcer, endpoints: usize) {
     scrape.add(&WHOLE, &[], enforcer.is_path_whole());
     scrape.add(&READY, &[], enforcer.not_ready().is_empty());
     scrape.add(&BUILD, &[env!("CARGO_PKG_VERSION")], 1_u64);
+    if let Some(health) = enforcer.cluster() {
+        scrape.add(&UNWATCHED, &[], health.problems().len());
+        scrape.add(&UNREADABLE, &[], health.unreadable_policies.load(Ordering::Relaxed));
+        scrape.add(&SUSPENDED, &[], health.suspended_pods.load(Ordering::Relaxed));
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl Enforcer {
     /// [`EnforcerError`]; a new endpoint then leaves nothing behind.
     pub fn apply_endpoint(&self, config: EndpointConfig) -> Result<(), EnforcerError> {
         let uid = config.uid.clone();
+        let _one_at_a_time = self.0.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.guarded(&uid).ok();
         if known.as_ref().is_some_and(|known| known.config == config) {
             return Ok(());
@@ -126,6 +127,13 @@ impl Enforcer {
     /// [`EnforcerError::Kernel`].
     pub fn attached(&self) -> Result<Vec<String>, EnforcerError> {
         Ok(self.0.host.endpoints()?)
+    }
+
+    /// Whether the interface that an endpoint was attached to is still there, also by an earlier process.
+    pub fn is_place_there(&self, uid: &str) -> bool {
+        let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config());
+        config
+            .is_ok_and(|config| config.ifindex != 0 && nix::net::if_::if_indextoname(config.ifindex).is_ok())
     }
 
     /// Takes everything of this instance away: endpoints, links, maps, files.

@@ -202,7 +202,8 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 /// [`KernelError::File`] when the kernel does not tell (`SO_NETNS_COOKIE`, 5.14).
 pub fn netns_cookie() -> Result<u64, KernelError> {
     let failed = |error| KernelError::file("ask for the cookie of", "this network namespace", error);
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).map_err(failed)?;
+    // Not bound: a namespace whose loopback is down has a cookie, too.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).map_err(failed)?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the option writes a u64, and both pointers outlive the call.

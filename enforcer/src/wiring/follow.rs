@@ -106,14 +106,14 @@ fn tell(error: &ConfigError) {
     tracing::error!(%error, "nothing has changed: the file has mistakes");
 }
 
-async fn until_instant(at: Option<Instant>) {
+pub(super) async fn until_instant(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
 
-async fn until_time(at: Option<Timestamp>) {
+pub(super) async fn until_time(at: Option<Timestamp>) {
     match at {
         None => std::future::pending().await,
         Some(at) => {

@@ -1,0 +1,20 @@
+//! What becomes of policies, told to the cluster.
+//!
+//! ```text
+//!   each node:  decisions, attachments --> report --> EgressNode/NODE        (at most one write in 10 s)
+//!   one of all: EgressNodes, policies  --> conditions --> status of policies (at most one write a policy in 10 s), events
+//! ```
+//!
+//! [`report`] and [`conditions`] are pure. [`reporter`] writes the node's report, [`writer`] the policies' status, under a
+//! Lease so that there is one writer. The writer knows nothing of the enforcer around it: it may run in any process.
+
+pub mod conditions;
+pub mod lease;
+pub mod report;
+pub mod reporter;
+pub mod writer;
+
+use std::time::Duration;
+
+/// Least time between two writes of one object.
+pub const WRITE_EVERY: Duration = Duration::from_secs(10);
