@@ -129,6 +129,7 @@ fn empty(policy: &PolicyRef) -> PolicyStatus {
     let kind = match policy.kind {
         PolicyKind::EgressPolicy => "EgressPolicy",
         PolicyKind::ClusterEgressPolicy => "ClusterEgressPolicy",
+        PolicyKind::EgressConfig => "EgressConfig",
         PolicyKind::CommandLine => "CommandLine",
     };
     PolicyStatus {
