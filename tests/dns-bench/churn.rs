@@ -29,6 +29,8 @@ const QUESTION_END: [u8; 5] = [0, 0, 28, 0, 1];
 const HEADER: usize = 12;
 /// A resolver that is up to date answers in far less; what is lost is asked for again by the next lookup.
 const PATIENCE: Duration = Duration::from_millis(1);
+/// Of all lookups: datagrams may be lost, and the last ones are not waited for.
+const LOST_BAR: f64 = 1.0;
 /// Of the memory in the middle.
 const FLAT: f64 = 1.05;
 
@@ -61,7 +63,9 @@ pub(crate) fn measure(extent: Extent, figures: &mut Figures) -> Result<()> {
     let done = done?;
     let seconds = extent.churn().as_secs();
     println!("churn: {} lookups, {} addresses used, {seconds} s", done.lookups, done.used);
-    ensure!(done.lookups >= u64::from(LOOKUPS_A_SECOND) * seconds * 9 / 10, "too few lookups: {done:?}");
+    let asked = f64::from(LOOKUPS_A_SECOND) * seconds as f64;
+    let lost = 100.0 * (1.0 - (done.lookups + done.wrong) as f64 / asked);
+    figures.bounded("churn: lookups without any answer", "%", lost, LOST_BAR);
     let denied = world.denied()?;
     let sum: u64 = denied.iter().map(|(_, packets)| packets).sum();
     if sum > 0 {

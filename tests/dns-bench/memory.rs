@@ -18,7 +18,12 @@ pub(crate) fn measure(figures: &mut Figures) -> Result<()> {
     let number = all.iter().map(|bindings| bindings.addresses().count()).sum::<usize>() as f64;
     let with_bindings = resident()?;
     let octets = with_bindings.saturating_sub(before) as f64 / number;
-    figures.bounded(&format!("memory: each of {number} live bindings"), "octets", octets, BAR);
+    figures.bounded(
+        &format!("memory: each of {number} live bindings, names of 24 octets"),
+        "octets",
+        octets,
+        BAR,
+    );
     let ids: Vec<Grants> = all.iter().map(give_ids).collect();
     let octets = resident()?.saturating_sub(with_bindings) as f64 / number;
     figures.once("memory: the id under which the kernel knows its names", "octets", octets);
@@ -31,7 +36,7 @@ fn fill(shuffle: &mut Shuffle) -> Result<Bindings> {
     let limits = Limits { names: EACH, addresses: EACH, ..Limits::default() };
     let mut bindings = Bindings::new(limits);
     for number in 0..EACH {
-        let name = Name::parse(&format!("host-{:08x}.bench.example", shuffle.below(u32::MAX)))?;
+        let name = Name::parse(&format!("api-{:08x}.example.com", shuffle.below(u32::MAX)))?;
         let [high, low] = [shuffle.below(1 << 16), number].map(|part| part as u16);
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high, low).into();
         let addresses = [(address, Duration::from_secs(60))];
