@@ -111,12 +111,20 @@ async fn what_no_rule_allows_is_answered_here() {
 async fn unfiltered_names_are_answered_and_not_granted() {
     let private: IpAddr = [10, 0, 0, 1].into();
     let lab = Lab::new(move |asked| at(asked, 60, [private])).await;
-    let pass = lab.workload_with("pass", |rules| rules.mode = DnsMode::Pass);
     let open = lab.workload_with("open", |rules| rules.settings.filter = false);
-    for client in [pass, open] {
-        assert_eq!(addresses(&client.ask("any.example").await), [private]);
-    }
+    assert_eq!(addresses(&open.ask("any.example").await), [private]);
     assert_eq!(lab.enforcer.asked().len(), 0);
+}
+
+// R11: what nothing isolates is answered as it is, and the enforcer hears of it for rules that may come.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_workloads_that_nothing_isolates_are_told() {
+    let private: IpAddr = [10, 0, 0, 1].into();
+    let lab = Lab::new(move |asked| at(asked, 60, [private])).await;
+    let pass = lab.workload_with("pass", |rules| rules.mode = DnsMode::Pass);
+    assert_eq!(addresses(&pass.ask("any.example").await), [private]);
+    let told = lab.enforcer.asked();
+    assert_eq!(told.iter().map(|request| &*request.name).collect::<Vec<_>>(), ["any.example"]);
 }
 
 // N1, N2, N3
