@@ -1,7 +1,7 @@
 //! The fuzz targets of `fuzz/`: built with the instrumentation that libFuzzer reads, and run.
 //!
 //! cargo-fuzz would do the same with a nightly compiler. The flags are stable ones; without the address sanitizer, which
-//! is not, and which has little to find where `unsafe` is denied (docs/decisions/0007).
+//! is not, and which has little to find where `unsafe` is denied (docs/decisions/0014).
 
 use std::{env, fs, path::PathBuf, process::Command};
 
