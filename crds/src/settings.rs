@@ -286,6 +286,8 @@ mod tests {
         let mut settings = serde_json::to_value(said.over(&Settings::default())).unwrap();
         assert_eq!(settings["dns"]["trusted"].take(), json!([]), "named where the enforcer is started");
         settings["dns"].as_object_mut().unwrap().remove("trusted");
+        // Where a CNI delivers is a property of a node's datapath, not of what the cluster wants.
+        assert_eq!(settings.as_object_mut().unwrap().remove("delivery"), Some(json!("Host")));
         assert_eq!(settings, everything());
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         paths(&everything(), "", &mut ours);
