@@ -3,11 +3,13 @@
 //! ```text
 //! answers  cached answers, misses, latency, beside nsd, unbound, dnsdist, dnsmasq and CoreDNS
 //! grants   new names a second, from answer to acknowledgement over the unix socket, with the real kernel map
+//! barrier  names for all behind a forwarder's cache: until every one of many enforcers has acknowledged
 //! churn    names whose addresses change all the time, used as long as they may be
 //! memory   what a binding takes
 //! ```
 
 mod answers;
+mod barrier;
 mod churn;
 mod client;
 mod cpu;
@@ -43,6 +45,7 @@ struct Options {
 enum Part {
     Answers,
     Grants,
+    Barrier,
     Churn,
     Memory,
 }
@@ -96,6 +99,7 @@ fn main() -> Result<()> {
         match part {
             Part::Answers => answers::measure(extent, &mut figures)?,
             Part::Grants => grants::measure(extent, &mut figures)?,
+            Part::Barrier => barrier::measure(extent, &mut figures)?,
             Part::Churn => churn::measure(extent, &mut figures)?,
             Part::Memory => memory::measure(&mut figures)?,
         }
