@@ -38,7 +38,7 @@ impl OldKernel {
     pub fn find() -> Result<Self> {
         let folder = match env::var_os("NAMEWARD_OLD_KERNEL") {
             Some(folder) => PathBuf::from(folder),
-            None => cache()?.join("kernels/linux-6.1"),
+            None => cache()?.join("kernels/linux-6.1-2"),
         };
         let release = fs::read_to_string(folder.join("release"))
             .with_context(|| format!("{} holds no kernel; run `cargo xtask setup`", folder.display()))?;

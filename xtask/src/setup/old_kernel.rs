@@ -20,7 +20,8 @@ use crate::{
 
 /// The package that depends on the kernel's own.
 const PACKAGE: &str = "linux-image-amd64";
-const FOLDER: &str = "linux-6.1";
+/// Its last number counts up with every change of what is made here.
+const FOLDER: &str = "linux-6.1-2";
 /// What the first program of the virtual machine needs to find its file systems.
 const BOOT_MODULES: [&str; 4] = ["virtio_pci", "9p", "9pnet_virtio", "overlay"];
 /// Folders of modules that tests may need.

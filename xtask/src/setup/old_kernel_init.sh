@@ -10,7 +10,7 @@ $b mount -t 9p -o "$options,cache=loose,ro" root /lower
 $b mount -t tmpfs -o mode=755 rw /rw
 $b mkdir /rw/upper /rw/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work new /new
-for folder in run tmp mnt; do $b mount -t tmpfs "$folder" "/new/$folder"; done
+for folder in run mnt; do $b mount -t tmpfs "$folder" "/new/$folder"; done
 $b mkdir -p /new/run/job /new/run/lock
 $b mount -t 9p -o "$options,cache=none" job /new/run/job
 exec $b switch_root /new /bin/sh /run/job/start
