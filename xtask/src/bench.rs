@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    build::PROGRAMS,
+    build,
     command::run,
     setup::{self, Stage, go},
     workspace::Workspace,
@@ -30,12 +30,9 @@ pub(crate) fn bench(workspace: &Workspace, name: Option<&str>, options: &[String
     }
     setup::prepare(workspace, Stage::Bench)?;
     let program = format!("{PREFIX}{name}");
-    let mut cargo =
-        workspace.cargo(&["build", "--release", "--locked", "--package", PACKAGE, "--bin", &program]);
-    for package in PROGRAMS {
-        cargo.args(["--package", package, "--bin", package]);
-    }
-    run(&mut cargo)?;
+    // Apart from each other: what is selected together shares features, and would be compiled again.
+    build::programs(workspace, false)?;
+    run(&mut workspace.cargo(&["build", "--release", "--locked", "--package", PACKAGE, "--bin", &program]))?;
     let folder = workspace.target().join("release");
     let path = go::prepare(go_programs(name))?;
     let mut bench = std::process::Command::new(folder.join(&program));
