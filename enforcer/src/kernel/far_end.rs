@@ -1,14 +1,16 @@
 //! The other end of a veth pair: which network namespace it is in, and its name there.
 //!
 //! The kernel says by which number our namespace knows that one; whose number it is, is asked of each namespace that
-//! a process is in or that has a name (RTM_GETNSID, rtnetlink(7)).
+//! a process is in or that has a name (RTM_GETNSID, rtnetlink(7)). Where each was found is remembered, so that many
+//! workloads do not cost their square; nothing is believed of that before the kernel has said it again.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
 use futures::StreamExt;
@@ -44,12 +46,8 @@ impl FarEnd {
         let found = netns::on_thread(|| {
             netlink(async |mut handle| {
                 let Some(link) = link_elsewhere(&handle, interface).await else { return Ok(None) };
-                for namespace in namespaces() {
-                    if id_of(&mut handle, &namespace).await == Some(link.namespace) {
-                        return Ok(Some((namespace, link.index)));
-                    }
-                }
-                Ok(None)
+                let namespace = namespace_of(&mut handle, link.namespace).await;
+                Ok(namespace.map(|namespace| (namespace, link.index)))
             })
         })?;
         let Some((namespace, index)) = found else { return Ok(None) };
@@ -91,6 +89,30 @@ async fn link_elsewhere(handle: &Handle, interface: &str) -> Option<LinkElsewher
     Some(LinkElsewhere { namespace: namespace?, index: index? })
 }
 
+/// Where namespaces were found last, by number.
+static FOUND: Mutex<Option<HashMap<i32, PathBuf>>> = Mutex::new(None);
+
+/// The namespace that ours knows by this number, if anything stands for it.
+async fn namespace_of(handle: &mut Handle, number: i32) -> Option<File> {
+    let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = found().as_ref().and_then(|found| File::open(found.get(&number)?).ok());
+    if let Some(known) = known
+        && id_of(handle, &known).await == Some(number)
+    {
+        return Some(known);
+    }
+    let (mut places, mut wanted) = (HashMap::new(), None);
+    for (path, namespace) in namespaces() {
+        let Some(id) = id_of(handle, &namespace).await else { continue };
+        if id == number {
+            wanted = Some(namespace);
+        }
+        places.insert(id, path);
+    }
+    *found() = Some(places);
+    wanted
+}
+
 /// The number that our namespace has for another.
 async fn id_of(handle: &mut Handle, namespace: &File) -> Option<i32> {
     let mut question = NsidMessage::default();
@@ -110,12 +132,12 @@ async fn id_of(handle: &mut Handle, namespace: &File) -> Option<i32> {
 }
 
 /// Every network namespace that a process is in, or that has a name, once.
-fn namespaces() -> impl Iterator<Item = File> {
+fn namespaces() -> impl Iterator<Item = (PathBuf, File)> {
     let entries = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten();
     let processes = entries("/proc").map(|entry| entry.path().join("ns/net"));
     let named = entries("/run/netns").map(|entry| entry.path());
     let mut seen = BTreeSet::new();
     let unseen =
         move |path: &PathBuf| fs::metadata(path).is_ok_and(|found| seen.insert((found.dev(), found.ino())));
-    processes.chain(named).filter(unseen).filter_map(|path| File::open(path).ok())
+    processes.chain(named).filter(unseen).filter_map(|path| File::open(&path).ok().map(|file| (path, file)))
 }
