@@ -113,11 +113,13 @@ pub mod maps {
     pub const EVENTS: &str = "EVENTS";
     /// shared array of one u64: boot ns of the last heartbeat
     pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// shared array of one u64: nanoseconds by which CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC
+    pub const SUSPENDED: &str = "SUSPENDED";
     /// shared hash: identity [`Address`](super::Address) -> [`Identity`](super::Identity)
     pub const IDENTITIES: &str = "IDENTITIES";
 
     /// Maps that all endpoints share; pinned one level above the endpoints' folders.
-    pub const SHARED: [&str; 3] = [EVENTS, HEARTBEAT, IDENTITIES];
+    pub const SHARED: [&str; 4] = [EVENTS, HEARTBEAT, SUSPENDED, IDENTITIES];
 }
 
 /// Declares a type as plain data for aya's typed maps: no padding that is not a field, any bytes are valid.

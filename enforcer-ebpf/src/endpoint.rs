@@ -1,10 +1,10 @@
 //! What a program knows of its endpoint while it judges one packet: configuration and time, each read once.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use nameward_abi::{Address, Config, OWN_ADDRESSES, Switch, flags};
 
 use crate::{
-    maps::{CONFIG, HEARTBEAT},
+    maps::{CONFIG, HEARTBEAT, SUSPENDED},
     packet::words,
 };
 
@@ -12,7 +12,8 @@ use crate::{
 #[repr(C)]
 pub struct Endpoint {
     pub switch: Switch,
-    /// CLOCK_BOOTTIME in nanoseconds.
+    /// CLOCK_BOOTTIME in nanoseconds, as of the last tick of the kernel's clock (1 to 10 ms ago at most): reading the
+    /// clock itself costs as much as looking a flow up.
     pub now: u64,
     /// What expiry is compared with: the clock, or the last heartbeat if that is earlier (F1).
     pub expiry_now: u64,
@@ -31,7 +32,7 @@ impl Endpoint {
         // SAFETY: a pointer into the map's value; user space writes it while we read.
         let switch = Switch(unsafe { core::ptr::read_volatile(&raw const config.switch) });
         // SAFETY: takes nothing, returns a number.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
+        let now = unsafe { bpf_ktime_get_coarse_ns() } + *SUSPENDED.get(0)?;
         let expiry_now = if switch.has(flags::CLOSED) {
             now
         } else {

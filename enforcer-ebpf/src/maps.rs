@@ -42,6 +42,8 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
+pub static SUSPENDED: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
 pub static IDENTITIES: HashMap<Address, Identity> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 /// What `DNS_FLOWS` entries begin as: too large for the stack. Never written, and nobody's but the programs'.
 #[map]

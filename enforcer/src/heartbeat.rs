@@ -30,6 +30,9 @@ pub async fn run(host: Arc<Host>, path: Arc<dyn AnswerPath>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        if let Err(error) = host.follow_clock() {
+            tracing::error!(%error, "the kernel's programs are not told of the clock");
+        }
         let last = host.last_beat();
         let now = BootNanos::now();
         if gate.admits(&*path, last.as_ref().copied().unwrap_or_default(), now)

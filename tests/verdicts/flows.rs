@@ -1,7 +1,10 @@
 //! Flows: what goes on after it was admitted, and what does not.
 
+use std::time::Duration;
+
 use nameward_abi::{FlowState, Mode, Reason, flags, idle, programs};
 use nameward_enforcer::kernel::BootNanos;
+use nameward_test_support::wait_until;
 
 use crate::{
     lab::*,
@@ -192,9 +195,12 @@ fn use_is_noted_at_the_grant() {
     connect(&mut lab);
     let first = lab.grant_of(NAMED4).last_used;
     assert!(first != 0);
-    lab.change_flows(|flow| flow.last_seen -= 2_000_000_000);
-    lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
-    assert!(lab.grant_of(NAMED4).last_used > first);
+    // The programs' clock ticks every few milliseconds.
+    wait_until("a later use is noted", Duration::from_secs(5), || {
+        lab.change_flows(|flow| flow.last_seen -= 2_000_000_000);
+        lab.sends(&tcp(CLIENT, SERVER, Flag::Ack), PASS, Reason::Flow);
+        (lab.grant_of(NAMED4).last_used > first).then_some(())
+    });
 }
 
 // B24

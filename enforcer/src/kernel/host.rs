@@ -51,11 +51,15 @@ impl Default for HostOptions {
     }
 }
 
+/// A suspension is longer than this, in nanoseconds; a shorter difference is how the clocks were read.
+const SUSPENSION: u64 = 1_000_000;
+
 /// One instance on this host. Holds the folder's lock: there is one for each folder.
 pub struct Host {
     folder: Folder,
     hooks: Hooks,
     heartbeat: Mutex<Array<MapData, u64>>,
+    suspended: Mutex<Array<MapData, u64>>,
     identities: Mutex<HashMap<MapData, Address, Identity>>,
     last_number: AtomicU64,
     object: Object,
@@ -80,12 +84,14 @@ impl Host {
         drop(shared); // what matters is pinned now
         let host = Self {
             heartbeat: Mutex::new(open(folder.root(), maps::HEARTBEAT)?),
+            suspended: Mutex::new(open(folder.root(), maps::SUSPENDED)?),
             identities: Mutex::new(open(folder.root(), maps::IDENTITIES)?),
             last_number: AtomicU64::new(0),
             hooks: if options.clsact || !kernel_is(6, 6)? { Hooks::Clsact } else { Hooks::Tcx },
             folder,
             object: Object::new(options.object.0),
         };
+        host.follow_clock()?;
         for uid in host.endpoints()? {
             if let Ok(endpoint) = KernelEndpoint::open(&host.folder, &uid) {
                 host.last_number.fetch_max(endpoint.number(), Ordering::Relaxed);
@@ -200,6 +206,21 @@ impl Host {
     pub fn beat(&self, now: BootNanos) -> Result<(), KernelError> {
         let mut heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
         heartbeat.set(0, now.0, 0).map_err(KernelError::map("write to", maps::HEARTBEAT))
+    }
+
+    /// Says to the kernel how long the machine was suspended so far: its programs read a clock that stood still
+    /// meanwhile. While nobody says so, what is told after a suspension seems to be earlier than it is.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn follow_clock(&self) -> Result<(), KernelError> {
+        let mut known = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.get(&0, 0).map_err(KernelError::map("read", maps::SUSPENDED))?;
+        let suspended = BootNanos::suspended();
+        if before.abs_diff(suspended) < SUSPENSION {
+            return Ok(());
+        }
+        known.set(0, suspended, 0).map_err(KernelError::map("write to", maps::SUSPENDED))
     }
 
     /// When somebody last said so; zero when nobody ever has.

@@ -16,8 +16,9 @@ use crate::{
 };
 
 const REPEAT: u32 = 50_000;
-/// `bpf_ktime_get_boot_ns` and `bpf_get_smp_processor_id` (enum bpf_func_id).
+/// `bpf_ktime_get_boot_ns`, `bpf_ktime_get_coarse_ns` and `bpf_get_smp_processor_id` (enum bpf_func_id).
 const BOOT_TIME: i32 = 125;
+const COARSE_TIME: i32 = 160;
 const PROCESSOR: i32 = 8;
 
 pub(crate) fn measure(figures: &mut Figures, quick: bool) {
@@ -55,6 +56,7 @@ fn parts(lab: &Lab) -> Vec<(&'static str, Assembled)> {
     vec![
         ("a helper that does nothing much", Assembled::load(&[call(PROCESSOR)])),
         ("the time", Assembled::load(&[call(BOOT_TIME)])),
+        ("the time of the last tick", Assembled::load(&[call(COARSE_TIME)])),
         ("the configuration", look(fd(lab, maps::CONFIG), &[0; 8])),
         ("a counter", look(fd(lab, maps::STATS), &[0; 8])),
         ("a flow that is there, of 4,096", look(fd(lab, maps::FLOWS), &found)),
