@@ -7,6 +7,7 @@ mod attaching;
 mod everyone;
 mod isolating;
 mod problems;
+mod tails;
 mod tasks;
 mod views;
 
@@ -29,6 +30,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use problems::{Failures, Problems};
+use tails::Tails;
 pub(crate) use views::{Clock, InForce};
 
 use crate::{
@@ -155,6 +157,7 @@ struct Inner {
     problems: Problems,
     failures: Failures,
     decisions: Decisions,
+    tails: Tails,
     /// What resolvers answer to all workloads.
     live_answers: Mutex<LiveAnswers>,
     /// On a node of a cluster.
@@ -224,18 +227,23 @@ impl Guarded {
         }
     }
 
-    /// Looks for what its fence does not hold, and says so when that has changed. Processes of a cgroup come and go;
-    /// interfaces are looked at once.
+    /// Looks for what its fence does not hold, and says so when that has changed.
     fn look_for_gaps(&self) {
-        let is_cgroup = matches!(self.config.attachment, Attachment::Cgroup { .. });
-        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
-        if gaps.is_some() && !is_cgroup {
-            return;
-        }
         let found = coverage::gaps(&self.config.attachment, self.spec.arrivals);
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
         let known = gaps.replace(found.clone()).unwrap_or_default();
+        drop(gaps);
         for gap in found.iter().filter(|gap| !known.contains(gap)) {
             tracing::warn!(endpoint = &*self.config.uid, gap, "not wholly covered");
+        }
+    }
+
+    /// The same where that was not done yet, and where it costs little: a look into another namespace does not.
+    fn look_for_new_gaps(&self) {
+        let is_cgroup = matches!(self.config.attachment, Attachment::Cgroup { .. });
+        let is_known = self.gaps.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if is_cgroup || !is_known {
+            self.look_for_gaps();
         }
     }
 
@@ -272,6 +280,7 @@ impl Enforcer {
             problems: Problems::default(),
             failures: Failures::default(),
             decisions: Decisions::default(),
+            tails: Tails::default(),
             live_answers: Mutex::default(),
             cluster: OnceLock::new(),
             links: watch::Sender::new(()),

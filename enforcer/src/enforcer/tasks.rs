@@ -139,8 +139,14 @@ impl Enforcer {
             self.0.decisions.orphan();
             return;
         };
-        let context = context(&guarded, event);
-        self.0.decisions.tell(event, wall_clock(event.at), context);
+        self.0.tails.remember(event);
+        self.tell_of(&guarded, event, wall_clock(event.at));
+    }
+
+    /// Tells of packets of an endpoint, with the names behind them.
+    pub(super) fn tell_of(&self, guarded: &Guarded, event: &Event, at: Timestamp) {
+        let context = context(guarded, event);
+        self.0.decisions.tell(event, at, context);
     }
 
     async fn keep(&self) {
@@ -149,6 +155,7 @@ impl Enforcer {
         let (mut all_done, mut compared) = (Instant::now(), Instant::now());
         loop {
             tick.tick().await;
+            self.tell_tails();
             if all_done.elapsed() >= UPKEEP_EVERY {
                 (all_done, compared) = (Instant::now(), Instant::now());
                 self.upkeep();
@@ -192,7 +199,7 @@ impl Enforcer {
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
-            guarded.look_for_gaps();
+            guarded.look_for_new_gaps();
             let has_drifted = guarded.current().is_some_and(|mut endpoint| {
                 endpoint.has_drifted(now()).unwrap_or_else(|error| {
                     tracing::warn!(endpoint = &*guarded.config.uid, %error, "the kernel's tables cannot be compared");
@@ -285,7 +292,7 @@ fn context(guarded: &Guarded, event: &Event) -> Context {
 }
 
 /// The wall clock's time of a moment of the kernel's clock.
-fn wall_clock(at: u64) -> Timestamp {
+pub(super) fn wall_clock(at: u64) -> Timestamp {
     let ago = BootNanos::now().since(BootNanos(at));
     let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::ZERO);
     let now = Timestamp::now();

@@ -18,8 +18,8 @@ use aya::{
     },
 };
 use nameward_abi::{
-    Address, Admitted, Allow, CidrRule, Config, Counter, DnsRedirect, EventBudget, Flow, FlowKey,
-    OWN_ADDRESSES, PortKey, PortRule, Reason, Switch, maps,
+    Address, Admitted, Allow, CidrRule, Config, Counter, DnsRedirect, EventBudget, Flow, FlowKey, Fold,
+    FoldKey, OWN_ADDRESSES, PortKey, PortRule, Reason, Switch, maps,
 };
 
 use super::{
@@ -152,6 +152,7 @@ struct Maps {
     flows: HashMap<MapData, FlowKey, Flow>,
     fleeting: HashMap<MapData, FlowKey, Flow>,
     stats: PerCpuArray<MapData, Counter>,
+    folds: HashMap<MapData, FoldKey, Fold>,
     budget: Array<MapData, EventBudget>,
 }
 
@@ -306,6 +307,21 @@ impl KernelEndpoint {
         Ok(totals)
     }
 
+    /// Takes away what was folded behind an event of this moment; none when nothing was, or a later event counted it. A
+    /// packet that comes in between may be missing in what is told; `STATS` has it.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn take_fold(&mut self, key: &FoldKey, told_at: u64) -> Result<Option<Fold>, KernelError> {
+        let fold = match self.maps.folds.get(key, 0) {
+            Ok(fold) if fold.packets != 0 && fold.last_sent == told_at => fold,
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(None),
+            Err(error) => return Err(KernelError::map("read", maps::FOLDS)(error)),
+        };
+        gone(self.maps.folds.remove(key), maps::FOLDS)?;
+        Ok(Some(fold))
+    }
+
     /// Events that the endpoint's budget or a full ring kept back.
     ///
     /// # Errors
@@ -409,6 +425,7 @@ impl Maps {
             flows: open(pins, maps::FLOWS)?,
             fleeting: open(pins, maps::FLEETING)?,
             stats: open(pins, maps::STATS)?,
+            folds: open(pins, maps::FOLDS)?,
             budget: open(pins, maps::EVENT_BUDGET)?,
         })
     }
