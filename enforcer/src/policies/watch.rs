@@ -21,11 +21,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        utils::Backoff,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use nameward_crds::{
     ClusterEgressPolicy, EgressConfig, EgressNode, EgressNodeSpec, EgressPolicy, Labels, Policy, ServiceName,
@@ -35,6 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{PodFacts, PolicyFacts};
@@ -122,23 +119,22 @@ impl Health {
     }
 }
 
-/// Waits a little longer after each failure.
+/// Waits a little longer after each failure. Only what was listed or watched shows that it is over: that a list is begun,
+/// as [`Event::Init`] says, does not, and kube's own `backoff` takes it for that.
 #[derive(Debug)]
 struct Patience(Duration);
 
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = self.0;
-        self.0 = (wait * 2).min(RETRY_MAX);
-        Some(wait)
+impl Default for Patience {
+    fn default() -> Self {
+        Self(RETRY_FIRST)
     }
 }
 
-impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.0 = RETRY_FIRST;
+impl Patience {
+    fn wait(&mut self) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(RETRY_MAX);
+        wait
     }
 }
 
@@ -189,12 +185,14 @@ impl<C: Send> Teller<C> {
     ) where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let mut events = pin!(watcher(api, config).backoff(Patience(RETRY_FIRST)));
-        let mut listed = Vec::new();
+        let mut events = pin!(watcher(api, config));
+        let (mut listed, mut patience) = (Vec::new(), Patience::default());
         while let Some(event) = events.next().await {
             let update = match event {
                 Err(error) => {
                     self.health.note(what, Some(remedy(what, &error)));
+                    // Nothing is asked before the next event is.
+                    sleep(patience.wait()).await;
                     continue;
                 }
                 Ok(Event::Init) => {
@@ -209,6 +207,7 @@ impl<C: Send> Teller<C> {
                 Ok(Event::Apply(object)) => Update::Apply(object),
                 Ok(Event::Delete(object)) => Update::Delete(object),
             };
+            patience = Patience::default();
             self.health.note(what, None);
             if let Some(change) = read(update)
                 && self.sender.send(change).await.is_err()
@@ -482,4 +481,16 @@ async fn seen_config(client: Client, teller: Teller<StatusChange>) {
         }))
     };
     teller.follow(api, only_default(), "egressconfigs.nameward.io", tell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_is_waited_for_longer() {
+        let mut patience = Patience::default();
+        let waits: Vec<u128> = (0..7).map(|_| patience.wait().as_millis()).collect();
+        assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
 }
