@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -134,6 +134,14 @@ impl Enforcer {
         let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config());
         config
             .is_ok_and(|config| config.ifindex != 0 && nix::net::if_::if_indextoname(config.ifindex).is_ok())
+    }
+
+    /// The own addresses that an endpoint has in the kernel, also by an earlier process; none where it is not attached.
+    pub fn addresses_of(&self, uid: &str) -> Vec<IpAddr> {
+        let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config());
+        let own = config.into_iter().flat_map(|config| config.own);
+        let addresses = own.filter(|bytes| *bytes != [0; 16]);
+        addresses.map(|bytes| Ipv6Addr::from(bytes).to_canonical()).collect()
     }
 
     /// Takes everything of this instance away: endpoints, links, maps, files.

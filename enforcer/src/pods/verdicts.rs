@@ -23,19 +23,33 @@ pub struct Verdicts {
 struct Known {
     by_pod: HashMap<Arc<str>, Arc<Decided>>,
     configured: Configured,
+    is_complete: bool,
 }
 
 impl Verdicts {
     /// Nothing decided yet; `base` are the settings of pods that nothing is known of.
     #[must_use]
     pub fn new(base: &Settings) -> Self {
-        let known = Known { by_pod: HashMap::new(), configured: Configured::standard(base) };
+        let known =
+            Known { by_pod: HashMap::new(), configured: Configured::standard(base), is_complete: false };
         Self { known: RwLock::new(known), rounds: watch::Sender::new(0), wanted: Notify::new() }
     }
 
-    /// These are the decisions now.
-    pub fn publish(&self, by_pod: HashMap<Arc<str>, Arc<Decided>>, configured: Configured) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known { by_pod, configured };
+    /// These are the decisions now; `is_complete` where the API server has said everything that they come from.
+    pub fn publish(
+        &self,
+        by_pod: HashMap<Arc<str>, Arc<Decided>>,
+        configured: Configured,
+        is_complete: bool,
+    ) {
+        let known = Known { by_pod, configured, is_complete };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// Whether the decisions come from all that the API server has; else from what an earlier process knew of it.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).is_complete
     }
 
     /// What was decided is in force.

@@ -73,7 +73,8 @@ pub(super) struct Node {
     heard: Heard,
     /// Addresses of the API server's service, and those behind it.
     api_server: [Option<Vec<std::net::IpAddr>>; 2],
-    has_looked: bool,
+    /// For the pods that an earlier process knew, and for all.
+    has_looked: (bool, bool),
     /// Decisions about pods that are gone while their interface is still there.
     departed: BTreeMap<Arc<str>, Arc<Decided>>,
     look_at: Option<Instant>,
@@ -96,8 +97,16 @@ struct Heard {
 }
 
 impl Heard {
+    /// Whether the API server has said everything once.
+    fn is_all(&self) -> bool {
+        self.pods && self.namespaces && self.config && self.policies.len() == 2
+    }
+
+    /// Whether what is known goes together: all that the API server says, or all that an earlier process knew. Pods of
+    /// today with the policies of then would take fences down.
     fn is_enough(&self) -> bool {
-        self.restored || self.pods && self.namespaces && self.config && self.policies.len() == 2
+        let is_begun = self.pods || self.namespaces || self.config || !self.policies.is_empty();
+        self.is_all() || self.restored && !is_begun
     }
 }
 
@@ -110,7 +119,7 @@ impl Node {
             by_pod: HashMap::new(),
             heard: Heard::default(),
             api_server: [None, None],
-            has_looked: false,
+            has_looked: (false, false),
             departed: BTreeMap::new(),
             look_at: None,
             missing: (0, 0),
@@ -253,16 +262,18 @@ impl Node {
         if !self.heard.is_enough() {
             return;
         }
-        if !self.has_looked {
-            // Before anything is removed: what an earlier process attached is known by its pod's interface.
+        if !self.has_looked.0 || self.heard.is_all() && !self.has_looked.1 {
+            // Before anything is removed: what an earlier process attached is known by its pod's interface. Once for the
+            // pods that the earlier process knew, and once for all that there are.
             self.look().await;
-            self.has_looked = true;
+            self.has_looked = (true, self.heard.is_all());
         }
         let sandboxes = self.parts.sandboxes.all();
         let there: BTreeSet<&Arc<str>> = sandboxes.iter().map(|sandbox| &sandbox.pod_uid).collect();
         self.departed.retain(|uid, _| there.contains(uid) && !by_pod.contains_key(uid));
         by_pod.extend(self.departed.iter().map(|(uid, decided)| (uid.clone(), decided.clone())));
-        self.parts.verdicts.publish(by_pod.clone(), self.parts.index.configured().clone());
+        let configured = self.parts.index.configured().clone();
+        self.parts.verdicts.publish(by_pod.clone(), configured, self.heard.is_all());
         self.parts.sandboxes.keep_pods(|uid| by_pod.contains_key(uid));
         let mut wanted = self.wanted_of_file(now);
         wanted.extend(sandboxes.iter().filter_map(|sandbox| self.want(sandbox, &by_pod)));
@@ -345,10 +356,14 @@ impl Node {
         if self.parts.sandboxes.is_attaching(&sandbox.endpoint) {
             return None;
         }
-        let addresses = match sandbox.addresses.is_empty() {
+        let mut addresses = match sandbox.addresses.is_empty() {
             true => decided.pod.addresses.clone(),
             false => sandbox.addresses.clone(),
         };
+        if addresses.is_empty() {
+            // The plugin told an earlier process, and the pod's status does not say it yet.
+            addresses = self.parts.enforcer.addresses_of(&sandbox.endpoint);
+        }
         let config = EndpointConfig {
             uid: Arc::clone(&sandbox.endpoint),
             name: format!("{}/{}", decided.pod.namespace, decided.pod.name),
@@ -427,8 +442,8 @@ impl Node {
     }
 }
 
-/// What the guardian may not remove although nobody wants it: what is being attached, and what belongs to a pod of
-/// which nothing is known while its interface is there.
+/// What the guardian may not remove although nobody wants it: what is being attached, and, while its interface is there,
+/// what belongs to a pod of which nothing is known. Before the API server has said what there is, that is every pod.
 pub(super) fn is_kept(
     enforcer: &Enforcer,
     sandboxes: &Sandboxes,
@@ -441,7 +456,8 @@ pub(super) fn is_kept(
     let pod = sandboxes.get(endpoint).map(|sandbox| sandbox.pod_uid);
     // The identifier begins with the pod's (see `pods::endpoints_of`).
     let pod_uid = pod.as_deref().or_else(|| endpoint.get(..36)).unwrap_or_default();
-    verdicts.of(pod_uid).is_none() && enforcer.is_place_there(endpoint)
+    let may_need_it = !verdicts.is_complete() || verdicts.of(pod_uid).is_none();
+    may_need_it && enforcer.is_place_there(endpoint)
 }
 
 fn lacks_sandbox(decided: &Decided, there: &BTreeSet<&Arc<str>>) -> bool {
