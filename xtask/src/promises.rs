@@ -20,7 +20,7 @@ fn rows(file: &str) -> Vec<String> {
     for row in &rows {
         let [file, test] = quoted(row)[..] else { panic!("a file and a test are wanted: {row}") };
         let text = fs::read_to_string(root().join(file)).unwrap_or_default();
-        assert!(text.contains(&format!("fn {test}()")), "{file} has no test {test}");
+        assert!(text.contains(&format!("fn {test}(")), "{file} has no test {test}");
     }
     rows.into_iter().map(str::to_owned).collect()
 }

@@ -86,7 +86,7 @@ fn go_programs(level: &str) -> &'static [&'static str] {
     match level {
         "cluster" => &go::CLUSTER,
         "forward" => &["coredns"],
-        "kubernetes" => &["kube-apiserver"],
+        "kubernetes" => &["kube-apiserver", "kubectl"],
         _ => &[],
     }
 }

@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{bounded::output_within, cgroup};
+use crate::{bounded::output_within, cgroup, cluster};
 
 /// What all names begin with.
 pub(crate) const PREFIX: &str = "nwt";
@@ -64,6 +64,12 @@ impl Drop for Scratch {
 
 /// Removes namespaces, cgroups and scratch folders of processes that are gone, and what still runs in them.
 pub fn remove_leftovers() {
+    // First, since its machines keep namespaces and folders.
+    for cluster in cluster::clusters().iter().filter(|name| is_abandoned(name)) {
+        if let Err(error) = cluster::remove(cluster) {
+            eprintln!("the cluster {cluster} could not be removed: {error:#}");
+        }
+    }
     for namespace in abandoned(Path::new("/run/netns")) {
         remove_namespace(&namespace);
     }

@@ -20,13 +20,14 @@
 //! ```
 //!
 //! [`FakeDns`] is a scripted upstream, [`CgroupGuard`] a cgroup of one's own, [`wait_until`] waits for an event
-//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`program`] finds the product's programs, [`unpacked`]
+//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`cluster`] a whole Kubernetes, [`program`] finds the product's programs, [`unpacked`]
 //! what `cargo xtask setup` keeps unpacked.
 //! It contains nothing of the product, so that no test of it can agree with itself.
 
 mod bounded;
 mod cache;
 mod cgroup;
+pub mod cluster;
 mod daemon;
 mod fake_dns;
 mod foreign;
@@ -38,6 +39,7 @@ mod netns;
 mod old_kernel;
 mod privileged;
 mod programs;
+mod scenarios;
 mod wait;
 mod workload;
 
@@ -55,5 +57,6 @@ pub use netns::Netns;
 pub use old_kernel::{Booted, OldKernel};
 pub use privileged::{must_run, privileged};
 pub use programs::program;
+pub use scenarios::{Scenario, run_scenarios};
 pub use wait::{patient, wait_until, wait_until_async};
 pub use workload::Workload;

@@ -1,0 +1,41 @@
+//! `nameward-enforcer --kubernetes` with a real API server: objects come from there, status goes there.
+//!
+//! Pods are made by hand, as container runtime and kubelet make them: a network namespace behind Debian's ptp plugin and
+//! ours, a process in a cgroup that is named as kubelet names it, an object on its node. Two nodes, and the small internet
+//! at whose far side it is counted what arrives. All scenarios share them, each in a namespace of its own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod administrator;
+mod guarding;
+mod pod;
+mod status;
+mod trouble;
+mod world;
+
+use std::process::ExitCode;
+
+use nameward_test_support::{Scenario, run_scenarios};
+
+use world::World;
+
+const SCENARIOS: [Scenario<World>; 15] = [
+    ("names_wildcards_and_ports", guarding::names_wildcards_and_ports),
+    ("a_new_pod_sends_nothing_before_its_rules", guarding::a_new_pod_sends_nothing_before_its_rules),
+    ("a_pod_that_nobody_knows_may_do_nothing", guarding::a_pod_that_nobody_knows_may_do_nothing),
+    ("policies_change_under_traffic", guarding::policies_change_under_traffic),
+    ("labels_decide", guarding::labels_decide),
+    ("a_first_policy_keeps_live_connections", guarding::a_first_policy_keeps_live_connections),
+    ("pods_come_and_go", guarding::pods_come_and_go),
+    ("tenants_cannot_lift_guardrails", administrator::tenants_cannot_lift_guardrails),
+    ("break_glass_ends_by_itself", administrator::break_glass_ends_by_itself),
+    ("cluster_peers", administrator::cluster_peers),
+    ("conditions_and_counts", status::conditions_and_counts),
+    ("bad_objects_change_nothing", status::bad_objects_change_nothing),
+    ("both_processes_killed", trouble::both_processes_killed),
+    ("no_api_server", trouble::no_api_server),
+    ("a_missing_permission_is_told", trouble::a_missing_permission_is_told),
+];
+
+fn main() -> ExitCode {
+    run_scenarios(&SCENARIOS, World::new, World::tell, World::take_down)
+}

@@ -1,0 +1,292 @@
+//! A pod, made as container runtime and kubelet make it.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd,
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use nameward_test_support::{cluster::Node, output_within, program, wait_until};
+use nix::sched::{CloneFlags, setns};
+use serde_json::{Value, json};
+
+use crate::world::{RESOLV_CONF, SOON, World};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How the enforcer hears of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// By our CNI plugin, before anything runs in it.
+    ByPlugin,
+    /// By nobody: it has to be found.
+    ByNobody,
+}
+
+/// A pod on a node.
+pub(crate) struct Pod<'a> {
+    world: &'a World,
+    node: usize,
+    namespace: String,
+    name: String,
+    pub(crate) uid: String,
+    /// Its network namespace, and what the runtime calls its sandbox.
+    sandbox: String,
+    result: Value,
+    pub(crate) address: String,
+}
+
+impl<'a> Pod<'a> {
+    /// On the first node, with labels like `app: runner`. Nothing runs in it before it is guarded.
+    pub(crate) fn new(world: &'a World, namespace: &str, name: &str, labels: &str) -> Self {
+        Self::on(world, 0, namespace, name, labels, Announced::ByPlugin)
+    }
+
+    /// On a node.
+    pub(crate) fn on(
+        world: &'a World,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        labels: &str,
+        announced: Announced,
+    ) -> Self {
+        let uid = object(world, node, namespace, name, labels, "");
+        Self::around(world, node, namespace, name, &uid, announced)
+    }
+
+    /// Around an object that may or may not be there.
+    pub(crate) fn around(
+        world: &'a World,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        announced: Announced,
+    ) -> Self {
+        let sandbox = format!("cni-{uid}");
+        let (machine, place) = (world.nodes()[node].machine(), &world.nodes()[node]);
+        machine.output("ip", &["netns", "add", &sandbox]).unwrap();
+        machine.output("ip", &["-n", &sandbox, "link", "set", "lo", "up"]).unwrap();
+        let arguments =
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+        let ptp = Path::new("/usr/lib/cni/ptp");
+        let result = place.call_plugin(ptp, "ADD", &sandbox, &arguments, &theirs(place)).unwrap();
+        let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+        let pod = Self {
+            world,
+            node,
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: uid.into(),
+            sandbox,
+            result,
+            address,
+        };
+        if announced == Announced::ByPlugin {
+            pod.announce().unwrap();
+        }
+        pod
+    }
+
+    /// Calls our plugin, as the runtime does after the others.
+    pub(crate) fn announce(&self) -> Result<()> {
+        self.ours("ADD").map(drop)
+    }
+
+    fn ours(&self, command: &str) -> Result<Value> {
+        let configuration = json!({
+            "cniVersion": "1.0.0", "name": "pods", "type": "nameward-cni", "prevResult": self.result,
+        });
+        let arguments = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",
+            self.namespace, self.name, self.uid
+        );
+        let plugin = program("nameward-cni")?;
+        self.node().call_plugin(&plugin, command, &self.sandbox, &arguments, &configuration)
+    }
+
+    fn node(&self) -> &Node {
+        &self.world.nodes()[self.node]
+    }
+
+    /// Runs something that stays, in the cgroup that kubelet would make, and says in the object's status that it runs.
+    pub(crate) fn run(&self) -> &Self {
+        let cgroup = self.node().machine().cgroup_folder().join(format!("kubepods/pod{}/c1", self.uid));
+        std::fs::create_dir_all(&cgroup).unwrap();
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec nsenter --net="/run/netns/$1" -- sleep 86400"#;
+        let words = ["-c", script, &cgroup.display().to_string(), &self.sandbox].map(str::to_owned);
+        self.node().machine().serve(&self.sandbox, Path::new("/bin/sh"), &words).unwrap();
+        let procs = cgroup.join("cgroup.procs");
+        wait_until("the pod's process is in its cgroup", SOON, || {
+            std::fs::read_to_string(&procs).is_ok_and(|text| !text.is_empty()).then_some(())
+        });
+        self.has_status("Running");
+        self
+    }
+
+    fn has_status(&self, phase: &str) {
+        let ip = &self.address;
+        let patch = json!({"status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}]}}).to_string();
+        let words = [
+            "-n",
+            &self.namespace,
+            "patch",
+            "pod",
+            &self.name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        self.world.cluster.kubectl(&words).unwrap();
+    }
+
+    /// A command in it. It asks the small internet's name server.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let bind = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        let mut command = self.node().machine().command("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.sandbox));
+        command.args(["--", "unshare", "--mount", "--propagation", "private", "sh", "-c", bind]);
+        command.arg(self.node().machine().folder().join(RESOLV_CONF)).arg(program);
+        command
+    }
+
+    /// Fetches a page; an error is what curl says.
+    pub(crate) fn fetch(&self, url: &str) -> Result<String, String> {
+        let mut command = self.command("curl");
+        let output = output_within(command.args(["-4", "-sS", "--max-time", "5", url]), LIMIT).unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+
+    /// Waits until a page can be fetched.
+    #[track_caller]
+    pub(crate) fn reaches(&self, url: &str) {
+        let mut last = String::new();
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until("a page", SOON, || self.fetch(url).map_err(|error| last = error).ok())
+        }));
+        assert!(found.is_ok(), "{} cannot reach {url}: {last}", self.name);
+    }
+
+    /// Waits until a page cannot be fetched any more.
+    #[track_caller]
+    pub(crate) fn is_refused(&self, url: &str) {
+        wait_until(&format!("{} is refused {url}", self.name), SOON, || self.fetch(url).err());
+    }
+
+    /// A page cannot be fetched now.
+    #[track_caller]
+    pub(crate) fn may_not(&self, url: &str) {
+        let said = self.fetch(url);
+        assert!(said.is_err(), "{} reaches {url}: {said:?}", self.name);
+    }
+
+    /// A connection from inside, held by this process.
+    pub(crate) fn connect(&self, to: SocketAddr) -> io::Result<Connection> {
+        let path = self.node().machine().path(&format!("/run/netns/{}", self.sandbox));
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                setns(File::open(path)?.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                TcpStream::connect_timeout(&to, Duration::from_secs(3))
+            });
+            inside.join().unwrap()
+        })
+        .map(|stream| Connection { stream })
+    }
+
+    /// The enforcer's view of it, when there is one.
+    pub(crate) fn endpoint(&self) -> Option<Value> {
+        let all = self.world.endpoints(self.node).ok()?;
+        all.into_iter().find(|one| one["uid"].as_str().is_some_and(|uid| uid.starts_with(&self.uid)))
+    }
+
+    /// Waits until it has rules.
+    pub(crate) fn is_guarded(&self) -> Value {
+        wait_until(&format!("{} has rules", self.name), SOON, || {
+            self.endpoint().filter(|one| one["generation"].as_u64() > Some(0))
+        })
+    }
+
+    /// Takes it away, as runtime and kubelet do.
+    pub(crate) fn delete(self) {
+        let machine = self.node().machine();
+        if machine.runs(&self.sandbox) {
+            machine.signal(&self.sandbox, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        self.ours("DEL").unwrap();
+        self.node()
+            .call_plugin(Path::new("/usr/lib/cni/ptp"), "DEL", &self.sandbox, "", &theirs(self.node()))
+            .unwrap();
+        machine.output("ip", &["netns", "del", &self.sandbox]).unwrap();
+        let words = [
+            "-n",
+            &self.namespace,
+            "delete",
+            "pod",
+            &self.name,
+            "--grace-period=0",
+            "--force",
+            "--ignore-not-found",
+        ];
+        self.world.cluster.kubectl(&words).unwrap();
+    }
+}
+
+fn theirs(node: &Node) -> Value {
+    let list = node.cni().unwrap();
+    let mut plugin = list["plugins"][0].clone();
+    plugin["cniVersion"] = list["cniVersion"].clone();
+    plugin["name"] = list["name"].clone();
+    plugin
+}
+
+/// Makes a pod's object and returns its UID; `more` are further fields of its spec.
+pub(crate) fn object(
+    world: &World,
+    node: usize,
+    namespace: &str,
+    name: &str,
+    labels: &str,
+    more: &str,
+) -> String {
+    let node = world.nodes()[node].name();
+    world.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{{labels}}}}}\nspec:\n  \
+         nodeName: {node}\n  {more}\n  containers: [{{name: c, image: none}}]\n"
+    ));
+    world.kubectl(&format!("-n {namespace} get pod {name} -o jsonpath={{.metadata.uid}}"))
+}
+
+/// A TCP connection out of a pod to one of the web servers, which answer as long as one asks.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+}
+
+impl Connection {
+    /// Asks once more on the same connection.
+    pub(crate) fn asks(&mut self) -> io::Result<String> {
+        self.stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        self.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut text = String::new();
+        while !text.ends_with('\n') || !text.contains("hello") {
+            let mut buffer = [0; 512];
+            match self.stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => text.push_str(&String::from_utf8_lossy(&buffer[..read])),
+            }
+        }
+        Ok(text)
+    }
+}

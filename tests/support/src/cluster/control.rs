@@ -1,0 +1,142 @@
+//! The machine that is no node: etcd and API server, and the wire between all machines.
+
+use std::{fs, process::Command};
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+
+use super::{Cluster, Machine, folder, machine::checked, tool};
+use crate::SmallInternet;
+
+/// The bridge of the machines, and control's address on it.
+pub(super) const BRIDGE: &str = "nodes";
+pub(super) const ADDRESS: &str = "10.88.0.1";
+/// Where the API server listens, for the machines of the cluster.
+pub const SERVER: &str = "https://10.88.0.1:6443";
+/// Addresses of services.
+const SERVICES: &str = "10.96.0.0/16";
+const ISSUER: &str = "https://kubernetes.default.svc";
+
+/// Who may speak to the API server, and as a member of which group.
+const ACCOUNTS: [(&str, &str, &str); 1] = [("admin", "admin", "system:masters")];
+
+/// The bridge that nodes are joined to.
+pub(super) fn network(control: &Machine) -> Result<()> {
+    control.ip(&format!("link add {BRIDGE} type bridge"))?;
+    control.ip(&format!("addr add {ADDRESS}/24 dev {BRIDGE}"))?;
+    control.ip(&format!("link set {BRIDGE} up")).map(drop)
+}
+
+/// Joins the machine to a small internet, which learns the way back to pods.
+pub(super) fn connect(control: &Machine, internet: &SmallInternet) -> Result<()> {
+    let (host, ours) = (internet.host(), control.namespace());
+    host.ip(&format!("link add cluster type veth peer name world netns {ours}"))?;
+    host.address("cluster", &["100.64.0.1/30"])?;
+    host.ip("link set cluster up")?;
+    control.ip("addr add 100.64.0.2/30 dev world")?;
+    control.ip("link set world up")?;
+    control.ip("route add default via 100.64.0.1")?;
+    for network in ["10.244.0.0/16", "10.88.0.0/24"] {
+        host.ip(&format!("route add {network} via 100.64.0.2"))?;
+    }
+    Ok(())
+}
+
+/// Starts what makes the API.
+pub(super) fn start(control: &Machine) -> Result<()> {
+    let place = control.folder();
+    fs::create_dir_all(place.join("certificates"))?;
+    let key = place.join("accounts.key");
+    checked(
+        Command::new("openssl")
+            .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
+            .arg(&key),
+    )?;
+    let mut tokens = String::new();
+    for (token, user, group) in ACCOUNTS {
+        tokens += &format!("{token}-of-a-test,{user},{token},\"{group}\"\n");
+    }
+    fs::write(place.join("tokens.csv"), tokens)?;
+    start_etcd(control)?;
+    start_server(control)?;
+    // Its own certificate is made at its first start; clients trust it by that.
+    let certificate = place.join("certificates/apiserver.crt");
+    crate::wait_until("the API server's certificate", super::READY, || certificate.exists().then_some(()));
+    let all = folder(control.cluster());
+    for (token, _, _) in ACCOUNTS {
+        fs::write(all.join(format!("{token}.conf")), kubeconfig(control, &format!("{token}-of-a-test"))?)?;
+    }
+    Ok(())
+}
+
+/// A kubeconfig for whoever has a token.
+pub(super) fn kubeconfig(control: &Machine, token: &str) -> Result<String> {
+    let authority = control.folder().join("certificates/apiserver.crt");
+    Ok(format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters:\n- name: test\n  cluster: {{server: '{SERVER}', \
+         certificate-authority: '{}'}}\nusers:\n- name: test\n  user: {{token: '{token}'}}\ncontexts:\n- name: test\n  \
+         context: {{cluster: test, user: test}}\n",
+        authority.display()
+    ))
+}
+
+fn start_etcd(control: &Machine) -> Result<()> {
+    let words = [
+        "--data-dir=/run/etcd",
+        "--logger=zap",
+        "--log-level=warn",
+        "--listen-client-urls=http://127.0.0.1:2379",
+    ];
+    let urls = ["--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380"];
+    control.serve("etcd", &tool("etcd")?, &texts(words.into_iter().chain(urls)))
+}
+
+fn start_server(control: &Machine) -> Result<()> {
+    let place = control.folder();
+    let path = |name: &str| place.join(name).display().to_string();
+    let mut words = texts([
+        "--etcd-servers=http://127.0.0.1:2379",
+        "--bind-address=0.0.0.0",
+        "--secure-port=6443",
+        "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC",
+        // Without a controller manager nobody makes the accounts of pods.
+        "--disable-admission-plugins=ServiceAccount",
+        "--profiling=false",
+    ]);
+    words.extend([
+        format!("--advertise-address={ADDRESS}"),
+        format!("--service-cluster-ip-range={SERVICES}"),
+        format!("--service-account-issuer={ISSUER}"),
+        format!("--service-account-key-file={}", path("accounts.key")),
+        format!("--service-account-signing-key-file={}", path("accounts.key")),
+        format!("--cert-dir={}", path("certificates")),
+        format!("--token-auth-file={}", path("tokens.csv")),
+    ]);
+    control.serve("kube-apiserver", &tool("kube-apiserver")?, &words)
+}
+
+pub(super) fn texts<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).collect()
+}
+
+impl Cluster {
+    /// Kills the API server; etcd keeps what it knows.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_server(&self) -> Result<()> {
+        self.control.signal("kube-apiserver", Signal::SIGKILL)
+    }
+
+    /// Starts it again, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_server(&self) -> Result<()> {
+        start_server(&self.control)?;
+        self.wait_for("the API server", |cluster| {
+            cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|text| text == "ok")
+        })
+    }
+}

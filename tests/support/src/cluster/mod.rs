@@ -1,0 +1,271 @@
+//! A real API server on this machine, and nodes with Nameward's two processes.
+//!
+//! ```text
+//!   control: etcd, API server                       small internet
+//!      | bridge `nodes`, 10.88.0.1                        |
+//!      |-- n1 10.88.0.11: resolver, enforcer;          `world`
+//!      |        pods 10.244.1.0/24                        |
+//!      |-- n2 10.88.0.12 ...                        control forwards
+//! ```
+//!
+//! Each machine is a network, mount and PID namespace ([`Machine`]): the network of this machine, its mounts, `/run` and BPF
+//! file system are not touched, and with the first process of a machine all the others end. What is left after that has
+//! the cluster's name: a folder, network namespaces, cgroups. [`remove`] finds all of it by name, so it needs nothing of
+//! who made it.
+//!
+//! There are neither kubelets nor controllers: who needs a pod makes its namespace and its object.
+
+mod control;
+mod machine;
+mod node;
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub use self::{
+    control::SERVER,
+    machine::{MARK, Machine},
+    node::{Node, Part},
+};
+use crate::{SmallInternet, output_within, patient};
+
+/// What everything of every cluster begins with.
+pub(crate) const PREFIX: &str = "nwc-";
+/// How long a command of kubectl may take.
+const KUBECTL: Duration = Duration::from_secs(60);
+/// How long nodes and the DNS of the cluster may take to be ready.
+const READY: Duration = Duration::from_secs(180);
+const STEP: Duration = Duration::from_millis(200);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Its name, of lower-case letters and digits.
+    pub name: String,
+    /// How many nodes it has, 1 to 9.
+    pub nodes: u8,
+    /// Whom its DNS asks for names of others.
+    pub dns: IpAddr,
+}
+
+/// A cluster that runs.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    control: Machine,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Makes one, connects it to `internet`, and waits until its nodes and its DNS are ready. What is left of one of the
+    /// same name goes first.
+    ///
+    /// # Errors
+    /// When something does not start; what has been started by then is for [`remove`].
+    pub fn up(options: &ClusterOptions, internet: Option<&SmallInternet>) -> Result<Self> {
+        remove(&options.name)?;
+        fs::create_dir_all(folder(&options.name))?;
+        let control = Machine::start(&options.name, "control")?;
+        control::network(&control)?;
+        if let Some(internet) = internet {
+            control::connect(&control, internet)?;
+        }
+        control::start(&control)?;
+        let mut cluster = Self { name: options.name.clone(), control, nodes: Vec::new() };
+        cluster.wait_for("the API server", |cluster| {
+            cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|text| text == "ok")
+        })?;
+        // Namespaces that every cluster has are made a moment after the API server is ready.
+        cluster.wait_for("Nameward's objects", |cluster| {
+            let applied =
+                cluster.apply_files(&["crds/generated", "deploy/rbac.yaml", "deploy/admission-policy.yaml"]);
+            applied.inspect_err(|error| eprintln!("{error:#}")).is_ok()
+        })?;
+        for number in 1..=options.nodes {
+            let machine = Machine::start(&options.name, &format!("n{number}"))?;
+            fs::write(machine.folder().join(node::DNS_FILE), options.dns.to_string())?;
+            let node = Node::new(machine, number);
+            node.join(&cluster.control)?;
+            cluster.nodes.push(node);
+        }
+        cluster.start_nodes()?;
+        Ok(cluster)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The machine of the API server.
+    pub fn control(&self) -> &Machine {
+        &self.control
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The administrator's kubeconfig, for use on the machine [`control`](Self::control).
+    pub fn kubeconfig(&self) -> PathBuf {
+        folder(&self.name).join("admin.conf")
+    }
+
+    /// A command of kubectl as the administrator.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.control.command(tool("kubectl")?);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        Ok(command)
+    }
+
+    /// Runs it, and returns what it wrote to standard output.
+    ///
+    /// # Errors
+    /// When it fails, with what it wrote.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = output_within(&mut self.kubectl_command(arguments)?, KUBECTL)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!("kubectl {}: {}", arguments.join(" "), said.trim());
+        }
+        String::from_utf8(output.stdout).context("output of kubectl")
+    }
+
+    /// An object, or a list of them.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat())?;
+        serde_json::from_str(&text).context("output of kubectl")
+    }
+
+    /// Applies objects. Returns what kubectl says, warnings of the API server first.
+    ///
+    /// # Errors
+    /// When one of them is refused.
+    pub fn apply(&self, objects: &str) -> Result<String> {
+        let file = folder(&self.name).join(format!("apply-{:?}.yaml", std::thread::current().id()));
+        fs::write(&file, objects)?;
+        let arguments = ["apply", "--server-side", "--force-conflicts", "-f"];
+        let mut command = self.kubectl_command(&arguments)?;
+        let output = output_within(command.arg(&file), KUBECTL)?;
+        let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).into_owned();
+        if !output.status.success() {
+            bail!("{said}");
+        }
+        Ok(said)
+    }
+
+    /// Ends it and removes everything.
+    ///
+    /// # Errors
+    /// See [`remove`].
+    pub fn down(self) -> Result<()> {
+        remove(&self.name)
+    }
+
+    /// What its processes wrote, the last lines of each.
+    pub fn logs(&self, lines: usize) -> String {
+        let machines = self.nodes.iter().map(Node::machine).chain([&self.control]);
+        machines.map(|machine| machine.logs(lines)).collect()
+    }
+
+    fn start_nodes(&self) -> Result<()> {
+        let enforcer = control::kubeconfig(&self.control, &self.enforcer_token()?)?;
+        for node in &self.nodes {
+            self.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.name()))?;
+            node.start_nameward(&enforcer)?;
+        }
+        Ok(())
+    }
+
+    fn enforcer_token(&self) -> Result<String> {
+        let words = ["create", "token", "nameward-enforcer", "-n", "nameward", "--duration", "24h"];
+        Ok(self.kubectl(&words)?.trim().to_owned())
+    }
+
+    fn apply_files(&self, paths: &[&str]) -> Result<()> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut command = self.kubectl_command(&["apply", "--server-side"])?;
+        for path in paths {
+            command.arg("-f").arg(root.join(path));
+        }
+        let output = output_within(&mut command, KUBECTL)?;
+        if !output.status.success() {
+            bail!("kubectl apply: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, what: &str, ready: impl Fn(&Self) -> bool) -> Result<()> {
+        let end = Instant::now() + patient(READY);
+        while !ready(self) {
+            if Instant::now() > end {
+                bail!("{what}: not ready after {READY:?}\n{}", self.logs(20));
+            }
+            std::thread::sleep(STEP);
+        }
+        Ok(())
+    }
+}
+
+/// Where everything of a cluster is.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("{PREFIX}{name}"))
+}
+
+/// Names of clusters of which anything is there.
+pub fn clusters() -> Vec<String> {
+    let names = [std::env::temp_dir(), "/run/netns".into()].map(|place: PathBuf| machine::names_in(&place));
+    let names = names.into_iter().flatten().filter_map(|name| {
+        let rest = name.strip_prefix(PREFIX)?;
+        Some(rest.split('-').next().unwrap_or(rest).to_owned())
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Ends whatever runs of a cluster and removes whatever is left of it. Nothing is fine, too.
+///
+/// # Errors
+/// When something can neither be ended nor removed.
+pub fn remove(name: &str) -> Result<()> {
+    machine::remove_all(name)?;
+    match fs::remove_dir_all(folder(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder(name).display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A program that `cargo xtask setup` installs or builds.
+pub(crate) fn tool(name: &str) -> Result<PathBuf> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&search).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let mut found = folders.map(|folder| folder.join(name)).filter(|path| path.is_file());
+    found.next().or_else(|| built(name)).with_context(|| {
+        format!("{name} is missing; `cargo xtask test --only cluster` and `cargo xtask cluster up` build it")
+    })
+}
+
+/// A program among those that are built from Go, also where nobody has put it into the path.
+fn built(name: &str) -> Option<PathBuf> {
+    let all = crate::cache::cache().ok()?.join("go");
+    let mut versions: Vec<PathBuf> = fs::read_dir(all).ok()?.flatten().map(|entry| entry.path()).collect();
+    versions.retain(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)));
+    versions.sort();
+    versions.into_iter().map(|folder| folder.join(name)).rfind(|path| path.is_file())
+}
