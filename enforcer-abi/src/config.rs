@@ -8,6 +8,9 @@ use crate::{Address, DnsRedirect};
 /// Addresses that an endpoint may have.
 pub const OWN_ADDRESSES: usize = 8;
 
+/// In [`Config::on_link`]: the gateway of this family is not known.
+pub const UNCHECKED: u8 = u8::MAX;
+
 /// Configuration of an endpoint.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,13 +35,16 @@ pub struct Config {
     pub cgroup_level: u32,
     /// Interface index the programs are attached to; 0 for cgroups.
     pub ifindex: u32,
-    /// MAC that frames to off-subnet addresses must carry; zero = not checked.
+    /// MAC that frames to addresses beyond the link must carry; zero = not checked.
     pub gateway_mac: [u8; 6],
     /// Not zero: what reaches the workload is judged by [`crate::programs::POD_ARRIVAL`] on its side of the pair, and
     /// passes the host's side unjudged.
     pub arrivals: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 3],
+    /// How many leading bits an address has in common with one of `own` when it is on the link, for IPv4 and for IPv6;
+    /// 0 = none is, [`UNCHECKED`] = frames of this family may go anywhere. Counts where `gateway_mac` does.
+    pub on_link: [u8; 2],
     /// The workload's own addresses; unused ones are all zero. Without any, every source is spoofed (interfaces).
     pub own: [Address; OWN_ADDRESSES],
     /// The DNS redirect.

@@ -5,7 +5,7 @@
 //! checked (addresses are translated), and flows are known by socket. What is done about a reason is `verdict`'s.
 
 use nameward_abi::{
-    Direction, Flow, FlowKey, FragmentKey, Mode, Reason, TRUSTED_SERVERS, flags, idle, mapped,
+    Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Reason, TRUSTED_SERVERS, UNCHECKED, flags, idle, mapped,
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     flows,
     maps::FRAGMENTS,
     neighbours,
-    packet::{ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, words},
+    packet::{ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, is_mapped, words},
     rules::{self, Question},
     skb::{Skb, read},
 };
@@ -94,9 +94,42 @@ fn goes_astray(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> bool {
         return false;
     }
     let Some(mac) = read::<[u8; 6]>(skb, 0) else { return true };
+    mac != gateway && stays_on_link(endpoint, packet, u64::from(mac[0] & 1)) == 0
+}
+
+/// Whether a packet is for the link itself, in a frame for a group (1) or for one.
+#[inline(never)]
+fn stays_on_link(endpoint: &Endpoint, packet: &Packet, group: u64) -> u64 {
     let to = &packet.destination;
-    let group = if packet.family == 4 { to[12] >= 224 } else { to[0] == 0xff };
-    mac != gateway && !(group && mac[0] & 1 != 0)
+    if if packet.family == 4 { to[12] >= 224 } else { to[0] == 0xff } {
+        return group;
+    }
+    if packet.family != 4 && to[0] == 0xfe && to[1] & 0xc0 == 0x80 {
+        return 1 - group;
+    }
+    let Some(config) = endpoint.config() else { return 0 };
+    let length = if packet.family == 4 { config.on_link[0] } else { config.on_link[1] };
+    match length {
+        0 => return 0,
+        UNCHECKED => return 1,
+        _ => {}
+    }
+    let bits = u32::from(length) + if packet.family == 4 { 96 } else { 0 };
+    let high = if bits >= 64 { u64::MAX } else { !(u64::MAX >> bits) };
+    let low = if bits <= 64 { 0 } else { !(u64::MAX.unbounded_shr(bits - 64)) };
+    let wanted = words(to).map(u64::from_be);
+    let mut index = 0;
+    while index < OWN_ADDRESSES {
+        let own = words(&config.own[index]).map(u64::from_be);
+        let shares = (own[0] ^ wanted[0]) & high | (own[1] ^ wanted[1]) & low;
+        if own != [0, 0] && is_mapped(&config.own[index]) == (packet.family == 4) && shares == 0 {
+            // Only the subnet's broadcast address (IPv4) is for all.
+            let for_all = packet.family == 4 && wanted[1] | low == u64::MAX;
+            return u64::from(group == 0 || for_all);
+        }
+        index += 1;
+    }
+    0
 }
 
 /// Later fragments follow the first one, also where audit lets it through.

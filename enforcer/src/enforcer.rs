@@ -5,6 +5,7 @@
 
 mod attaching;
 mod everyone;
+mod gateways;
 mod isolating;
 mod problems;
 mod tails;
@@ -41,6 +42,7 @@ use crate::{
     decisions::{DecisionCounts, Decisions},
     dns_link::{DnsLink, DnsLinkError, DnsLinkOptions},
     endpoints::{Endpoint, EndpointError, chain_text, journal},
+    gateway::Following,
     kernel::{
         Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError, cgroup_id,
         interface_index,
@@ -184,6 +186,8 @@ struct Guarded {
     found: Vec<Connection>,
     /// What its fence does not hold, as far as that shows from outside; none before somebody looked.
     gaps: Mutex<Option<Vec<String>>>,
+    /// Where it is behind a bridge that is its gateway.
+    gateway: Mutex<Following>,
     /// It has as many names or addresses as it may: said once.
     is_full: AtomicBool,
     /// Another took its place. Set under the lock; from then on nothing is written through this one.

@@ -18,6 +18,7 @@ pub mod dns_link;
 pub mod endpoints;
 mod enforcer;
 pub mod feed_client;
+mod gateway;
 mod grant;
 mod grants;
 pub mod guardian;

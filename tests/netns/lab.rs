@@ -18,6 +18,9 @@ use std::{
 use nameward_enforcer::kernel::{Host, HostOptions};
 use nix::sched::{CloneFlags, setns};
 
+/// Of `br0`.
+pub(crate) const BRIDGE_MAC: &str = "02:00:00:00:08:01";
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static CLEAN: Once = Once::new();
 
@@ -91,6 +94,38 @@ impl Lab {
              ip -n {namespace} route add default via 2001:db8:7:{number}::1"
         ));
         let addresses = [format!("10.7.{number}.2"), format!("2001:db8:7:{number}::2")];
+        Workload { namespace, interface, addresses: addresses.map(|text| text.parse().unwrap()).to_vec() }
+    }
+
+    /// Adds a workload at a port `b<number>` of the host's bridge `br0`, which is its gateway: 10.8.0.<number> and
+    /// 2001:db8:8::<number>.
+    pub(crate) fn bridged(&mut self) -> Workload {
+        let host = self.host();
+        let ports = self.workloads.iter().filter(|one| one.starts_with(&format!("{}b", self.name))).count();
+        if ports == 0 {
+            must(&format!(
+                "ip -n {host} link add br0 address {BRIDGE_MAC} type bridge &&
+                 ip -n {host} addr add 10.8.0.1/24 dev br0 &&
+                 ip -n {host} addr add 2001:db8:8::1/64 dev br0 nodad &&
+                 ip -n {host} link set br0 up"
+            ));
+        }
+        let number = ports + 2;
+        let namespace = format!("{}b{number}", self.name);
+        self.workloads.push(namespace.clone());
+        let interface = format!("b{number}");
+        must(&format!(
+            "ip netns add {namespace} &&
+             ip -n {host} link add {interface} type veth peer name eth0 netns {namespace} &&
+             ip -n {host} link set {interface} master br0 up &&
+             ip -n {namespace} link set lo up &&
+             ip -n {namespace} addr add 10.8.0.{number}/24 dev eth0 &&
+             ip -n {namespace} addr add 2001:db8:8::{number}/64 dev eth0 nodad &&
+             ip -n {namespace} link set eth0 up &&
+             ip -n {namespace} route add default via 10.8.0.1 &&
+             ip -n {namespace} route add default via 2001:db8:8::1"
+        ));
+        let addresses = [format!("10.8.0.{number}"), format!("2001:db8:8::{number}")];
         Workload { namespace, interface, addresses: addresses.map(|text| text.parse().unwrap()).to_vec() }
     }
 

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod attach;
+mod bridge;
 mod clsact;
 mod cni;
 mod dns;

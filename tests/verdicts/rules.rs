@@ -177,6 +177,39 @@ fn frames_of_bridge_ports_go_to_the_gateway() {
     lab.sends(&to_group, PASS, Reason::Cidr);
 }
 
+// B40
+#[test]
+fn frames_that_stay_on_the_link_go_to_neighbours() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.configure(|config| (config.gateway_mac, config.on_link) = ([2, 9, 9, 9, 9, 9], [24, 64]));
+    lab.cidr("10.0.0.0", 16, WEB | QUIC, 0, 0);
+    lab.cidr("2001:db8::", 32, WEB, 0, 0);
+    lab.sends(&syn("10.0.0.77", 443), PASS, Reason::Cidr);
+    lab.sends(&syn("2001:db8:1::77", 443), PASS, Reason::Cidr);
+    for beyond in ["10.0.1.77", "10.0.255.255", "2001:db8:1:1::77", NAMED4, NAMED6] {
+        lab.sends(&syn(beyond, 443), DROP, Reason::ForeignMac);
+    }
+    let to_all = |to: &str| {
+        let mut frame = udp((OWN4, 1), (to, 443), b"hello");
+        frame[..6].copy_from_slice(&[0xff; 6]);
+        frame
+    };
+    lab.sends(&to_all("10.0.0.255"), PASS, Reason::Cidr);
+    for for_one in ["10.0.0.77", "10.0.1.255"] {
+        lab.sends(&to_all(for_one), DROP, Reason::ForeignMac);
+    }
+    // A family whose gateway is not known may go anywhere, the other one not.
+    lab.configure(|config| config.on_link = [24, nameward_abi::UNCHECKED]);
+    lab.sends(&syn(NAMED6, 443), PASS, Reason::Name);
+    lab.sends(&syn(NAMED4, 443), DROP, Reason::ForeignMac);
+    // Without a prefix nothing is on the link.
+    lab.configure(|config| config.on_link = [0, 0]);
+    lab.sends(&syn("10.0.0.77", 8_080), DROP, Reason::ForeignMac);
+}
+
 // G8
 #[test]
 fn events_tell_who_what_and_why_and_are_folded() {

@@ -23,6 +23,7 @@ use crate::{
         Endpoint,
         journal::{self, Entry, Journal},
     },
+    gateway::Following,
     kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, is_layer3},
     loopback_dns::LoopbackDns,
     workload,
@@ -72,6 +73,7 @@ impl Enforcer {
         };
         let store = self.0.host.attach(&spec)?;
         let number = store.number();
+        let gateway = store.gateway()?;
         let endpoint = self.open_endpoint(&config, store)?;
         let DnsRoad { identity, index, listeners, .. } = road;
         let endpoint = Mutex::new(endpoint);
@@ -86,9 +88,13 @@ impl Enforcer {
             trouble: Mutex::default(),
             found,
             gaps: Mutex::default(),
+            gateway: Mutex::new(Following::new(gateway)),
             is_full: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
         };
+        if before.is_none() {
+            guarded.keep_gateway();
+        }
         self.0.endpoints.write().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(guarded));
         if let Some(known) = &known {
             known.is_retired.store(true, Ordering::Release);

@@ -17,6 +17,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
     decisions::{Context, ip},
+    gateway,
     heartbeat::{self, AnswerPath},
     kernel::{Attachment, BootNanos, EventReader, KernelError, Order},
 };
@@ -91,8 +92,11 @@ impl Enforcer {
         let (connection, _handle, mut messages) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
         let connection = tokio::spawn(connection);
-        while messages.next().await.is_some() {
+        while let Some((message, _)) = messages.next().await {
             self.0.links.send_replace(());
+            if gateway::is_of_bridge(&message) {
+                self.follow_gateways();
+            }
             for guarded in self.all().iter().filter(|one| !is_cgroup(one)) {
                 self.keep_place(guarded);
             }
@@ -199,6 +203,7 @@ impl Enforcer {
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
+            guarded.follow_gateway();
             guarded.look_for_new_gaps();
             let has_drifted = guarded.current().is_some_and(|mut endpoint| {
                 endpoint.has_drifted(now()).unwrap_or_else(|error| {
@@ -229,6 +234,7 @@ impl Enforcer {
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
+            guarded.keep_gateway();
             guarded.look_for_gaps();
             look_after(&guarded, true);
         }

@@ -128,6 +128,21 @@ impl EndpointSpec {
     }
 }
 
+/// What frames must look like that leave the subnet of a workload behind a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    /// The MAC that they go to; zero = not known, nothing is checked.
+    pub(crate) mac: [u8; 6],
+    /// Lengths of the IPv4 and of the IPv6 prefix around own addresses that is on the link; 0 = none.
+    pub(crate) on_link: [u8; 2],
+}
+
+impl Gateway {
+    pub(crate) fn is_known(&self) -> bool {
+        self.mac != [0; 6]
+    }
+}
+
 /// The v4-mapped form that maps use.
 pub(crate) fn address_bytes(address: IpAddr) -> Address {
     match address {
@@ -283,6 +298,29 @@ impl KernelEndpoint {
             return Ok(false);
         }
         self.write_config(&right)?;
+        Ok(true)
+    }
+
+    /// The gateway that frames are held against.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub(crate) fn gateway(&self) -> Result<Gateway, KernelError> {
+        let config = self.config()?;
+        Ok(Gateway { mac: config.gateway_mac, on_link: config.on_link })
+    }
+
+    /// Holds frames against a gateway from now on. Returns whether it was another one before.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub(crate) fn keep_gateway(&mut self, gateway: Gateway) -> Result<bool, KernelError> {
+        let before = self.config()?;
+        let config = Config { gateway_mac: gateway.mac, on_link: gateway.on_link, ..before };
+        if config == before {
+            return Ok(false);
+        }
+        self.write_config(&config)?;
         Ok(true)
     }
 
@@ -540,6 +578,9 @@ impl<'a> Target<'a> {
             dns: spec.dns,
             ..Config::default()
         };
+        if self.same_place(before) {
+            (config.gateway_mac, config.on_link) = (before.gateway_mac, before.on_link);
+        }
         let addresses = match self {
             Self::Cgroup { .. } if spec.addresses.is_empty() => cgroup::default_sources(),
             Self::Cgroup { .. } | Self::Interface { .. } => spec.addresses.clone(),
