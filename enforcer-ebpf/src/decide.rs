@@ -5,7 +5,8 @@
 //! checked (addresses are translated), and flows are known by socket. What is done about a reason is `verdict`'s.
 
 use nameward_abi::{
-    Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Reason, TRUSTED_SERVERS, UNCHECKED, flags, idle, mapped,
+    Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Reason, TRUSTED_SERVERS, UNCHECKED, flags,
+    idle, mapped,
 };
 
 use crate::{
