@@ -34,6 +34,9 @@ fn mistakes_of_the_command_line() {
     refused(&lab, &run(&["--allow-private", "example.com"]), &["--allow example.com"]);
     refused(&lab, &run(&["--user", "no-such-user"]), &["no-such-user"]);
     refused(&lab, &run(&["--hide", "/no/such/path"]), &["--hide /no/such/path", "No such file"]);
+    refused(&lab, &run(&["--hide", "/"]), &["--hide /:", "hide what is below it"]);
+    refused(&lab, &run(&["--hide", "/proc/../proc"]), &["hide what is below it"]);
+    refused(&lab, &["run", "--dns", "192.0.2.53:0", "--", "echo", "ran"], &["write 192.0.2.53"]);
     refused(&lab, &run(&["--learn", "/no/such/folder/file"]), &["--learn", "No such file"]);
     refused(&lab, &run(&["--policy", "/no/such/file"]), &["/no/such/file", "No such file"]);
 }

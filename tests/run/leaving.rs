@@ -71,6 +71,7 @@ fn no_way_out_for_uid_0() {
         ("uevent_helper", "EROFS"),
         ("sysrq", "ENOENT"),
         ("tiocsti", "EPERM"),
+        ("tunsetiff", "EPERM"),
     ];
     let wrong: Vec<_> = expected
         .iter()
@@ -148,4 +149,28 @@ fn other_descriptors_do_not_come_along() {
     let said = finish(command);
     said.ended(0);
     assert!(!said.out.contains("socket:") && !said.out.contains("cgroup"), "{said:#?}");
+}
+
+// B36: file systems of the kernel that are mounted a second time, and macvtap devices.
+#[test]
+fn what_is_writable_only_elsewhere_is_not_seen() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let (folder, host) = (lab.folder.display(), lab.host());
+    let script = format!(
+        "mkdir {folder}/sys {folder}/dev && mount -t sysfs none {folder}/sys && mount -t tmpfs none {folder}/dev && \
+         mknod -m 666 {folder}/dev/null c 1 3 && mknod -m 666 {folder}/dev/tap7 c 1 5 && \
+         mount --move {folder}/dev /dev && exec nsenter --net=/run/netns/{host} {} run --dns {} -- \
+         sh -c 'ls {folder}/sys; head -c 1 /dev/tap7 | wc -c'",
+        nameward().display(),
+        crate::lab::DNS
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    command.stdin(std::process::Stdio::null()).env_remove("SUDO_UID");
+    let said = finish(command);
+    said.ended(0);
+    assert_eq!(said.out.trim(), "0", "{said:#?}");
 }

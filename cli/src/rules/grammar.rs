@@ -91,8 +91,11 @@ pub(crate) fn dns_server(text: &str) -> Result<SocketAddr> {
             (address.parse::<IpAddr>().context("write an address: --dns [2001:db8::53]:53")?, PORT).into()
         );
     }
-    text.parse()
-        .map_err(|_| anyhow!("write the server's address: 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"))
+    let server: SocketAddr = text.parse().map_err(|_| {
+        anyhow!("write the server's address: 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53")
+    })?;
+    ensure!(server.port() != 0, "0 is no port; write {}", server.ip());
+    Ok(server)
 }
 
 fn name_protocol(word: &str) -> Result<Protocol> {
@@ -270,6 +273,7 @@ mod tests {
             assert!(said(cidr_rule(text)).contains(hint), "{text}: {}", said(cidr_rule(text)));
         }
         assert!(said(dns_server("dns.example")).contains("address"));
+        assert!(said(dns_server("192.0.2.53:0")).contains("write 192.0.2.53"));
         assert_eq!(dns_server("2001:db8::53").unwrap().to_string(), "[2001:db8::53]:53");
         assert_eq!(dns_server("127.0.0.1:5353").unwrap().to_string(), "127.0.0.1:5353");
     }

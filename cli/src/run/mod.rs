@@ -16,8 +16,10 @@ mod upstream;
 
 use std::ffi::CString;
 use std::fs;
+use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -40,7 +42,11 @@ use crate::sandbox::{self, Cgroup, Credentials, Lease, Plan, Sandbox, Terminal, 
 pub(crate) fn run(arguments: &Run) -> Result<ExitCode> {
     let logging = tracing_subscriber::EnvFilter::try_from_env("NAMEWARD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,audit=off"));
-    tracing_subscriber::fmt().with_env_filter(logging).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(logging)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let prepared = Prepared::read(arguments)?;
     let signals = Signals::block()?;
     let terminal = Terminal::remember();
@@ -48,6 +54,9 @@ pub(crate) fn run(arguments: &Run) -> Result<ExitCode> {
     terminal.restore();
     result
 }
+
+/// Folders that `--hide` cannot cover: a cover of `/` would not be seen, and every sandbox has a `/proc` of its own.
+const WITHOUT_HIDING: [&str; 2] = ["/", "/proc"];
 
 /// What is known before anything is made.
 struct Prepared<'a> {
@@ -98,11 +107,12 @@ impl<'a> Prepared<'a> {
             .build()
             .context("cannot start the runtime")?;
         let result = runtime.block_on(self.guard(&name, &sandbox, &cgroup, signals));
-        // The processes first: none may live without the fence.
+        // The processes first: none may live without the fence. Then who looks after the fence, or its end would
+        // be reported as a fault.
         drop(sandbox);
+        drop(runtime);
         drop(cgroup);
         drop(pins);
-        drop(runtime);
         drop(lease);
         result
     }
@@ -194,7 +204,13 @@ fn plan(arguments: &Run, resolv_conf: &str, upstream: &Upstream) -> Result<Plan>
     }
     let mut hide = Vec::with_capacity(arguments.hide.len());
     for path in &arguments.hide {
-        hide.push(path.canonicalize().with_context(|| format!("--hide {}", path.display()))?);
+        let real = path.canonicalize().with_context(|| format!("--hide {}", path.display()))?;
+        ensure!(
+            !WITHOUT_HIDING.iter().any(|folder| real == Path::new(folder)),
+            "--hide {}: a command cannot run without it; hide what is below it",
+            path.display()
+        );
+        hide.push(real);
     }
     let nsswitch = read_or_empty("/etc/nsswitch.conf")?;
     let view = View {

@@ -186,7 +186,7 @@ fn start(plan: &Plan) -> Result<Pid> {
 
 /// Files that a command may mean, in order: itself when it names a folder, else along PATH.
 fn candidates(command: &CString, path: Option<&CString>) -> Vec<CString> {
-    if command.as_bytes().contains(&b'/') {
+    if command.is_empty() || command.as_bytes().contains(&b'/') {
         return vec![command.clone()];
     }
     let path = path.map_or(&b"/usr/local/bin:/usr/bin:/bin"[..], |one| &one.as_bytes()[b"PATH=".len()..]);

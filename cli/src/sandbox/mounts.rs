@@ -18,6 +18,10 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 /// File systems that lead out of the sandbox: to its cgroup, to the pins, to processes outside.
 const HIDDEN_KINDS: [&str; 4] = ["cgroup", "cgroup2", "bpf", "proc"];
 
+/// File systems in which uid 0 can have the kernel start programs outside. Below /sys they are read-only; what is
+/// mounted elsewhere is unmounted.
+const KERNEL_KINDS: [&str; 5] = ["sysfs", "configfs", "debugfs", "tracefs", "securityfs"];
+
 /// Folders that stay empty.
 const HIDDEN_FOLDERS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/bpf", "/run/nameward"];
 
@@ -81,6 +85,7 @@ pub(crate) fn arrange(view: &View, directory: &Path) -> Result<()> {
     for socket in NAME_SOCKETS {
         hide(Path::new(socket))?;
     }
+    hide_tap_devices()?;
     if let Some((home, uid, gid)) = &view.private_home {
         private_home(home, *uid, *gid, directory)?;
     }
@@ -92,12 +97,28 @@ pub(crate) fn arrange(view: &View, directory: &Path) -> Result<()> {
     read_only_recursive("/sys")
 }
 
-/// Makes sure that nothing of [`HIDDEN_KINDS`] is left but our own /proc.
+/// Makes sure that nothing that leads out is left but our own /proc.
 pub(crate) fn verify() -> Result<()> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read the sandbox's mounts")?;
     for Mount { point, kind } in parse(&text) {
-        if HIDDEN_KINDS.contains(&kind.as_str()) && !point.starts_with("/proc") {
+        if leads_out(&point, &kind) && !point.starts_with("/proc") {
             bail!("the sandbox would see {kind} at {}; unmount it and try again", point.display());
+        }
+    }
+    Ok(())
+}
+
+fn leads_out(point: &Path, kind: &str) -> bool {
+    HIDDEN_KINDS.contains(&kind) || KERNEL_KINDS.contains(&kind) && !point.starts_with("/sys")
+}
+
+/// The devices of macvtap links: what is written to `/dev/tapN` leaves the machine without a socket. (Those of tun
+/// links need a request that the system call filter refuses.)
+fn hide_tap_devices() -> Result<()> {
+    for entry in fs::read_dir("/dev").context("cannot read /dev")? {
+        let entry = entry.context("cannot read /dev")?;
+        if entry.file_name().to_string_lossy().starts_with("tap") {
+            hide(&entry.path())?;
         }
     }
     Ok(())
@@ -107,7 +128,7 @@ pub(crate) fn verify() -> Result<()> {
 fn unmount_hidden_kinds() -> Result<()> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
     for Mount { point, kind } in parse(&text).into_iter().rev() {
-        if HIDDEN_KINDS.contains(&kind.as_str()) && point != Path::new("/proc") {
+        if leads_out(&point, &kind) && point != Path::new("/proc") {
             match umount2(&point, MntFlags::MNT_DETACH) {
                 // Gone with a mount above it, or out of reach below another one.
                 Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}

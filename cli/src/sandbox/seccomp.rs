@@ -57,6 +57,11 @@ const REFUSED: [c_long; 25] = [
     libc::SYS_reboot,
 ];
 
+/// Requests of `ioctl`. The first two push characters into the terminal, which the shell outside reads. The third
+/// takes a tun or tap device that the user owns (a virtual machine's): what is written to it enters the machine as if
+/// it came from a network, past every hook of the cgroup.
+const REFUSED_REQUESTS: [u64; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TUNSETIFF];
+
 /// Answered "not implemented", so that programs take their other road: io_uring makes sockets and sends
 /// without system calls that a filter sees; the flags of `clone3` are in memory that a filter cannot read.
 const ABSENT: [c_long; 4] =
@@ -101,9 +106,8 @@ fn refused() -> Result<Rules> {
     // Its low bits are a signal in `clone`, the time namespace in `unshare`.
     let time = rule(0, SeccompCmpOp::MaskedEq(libc::CLONE_NEWTIME as u64), libc::CLONE_NEWTIME as u64)?;
     rules.insert(libc::SYS_unshare, [namespaces, vec![time]].concat());
-    // Both push characters into the terminal, which the shell outside reads.
-    let terminal = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule(1, SeccompCmpOp::Eq, request));
-    rules.insert(libc::SYS_ioctl, terminal.into_iter().collect::<Result<_>>()?);
+    let requests = REFUSED_REQUESTS.map(|request| rule(1, SeccompCmpOp::Eq, request));
+    rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_>>()?);
     Ok(rules)
 }
 

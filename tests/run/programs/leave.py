@@ -81,3 +81,5 @@ say("uevent_helper", attempt(lambda: open("/sys/kernel/uevent_helper", "w").writ
 say("sysrq", attempt(lambda: open("/proc/sysrq-trigger", "w").write("?") if os.stat("/proc/sysrq-trigger").st_rdev == 0
                      else (_ for _ in ()).throw(OSError(errno.ENOENT, ""))))
 say("tiocsti", ("ok" if LIBC.ioctl(0, 0x5412, b"x") == 0 else errno.errorcode.get(ctypes.get_errno(), "?")))
+# TUNSETIFF, on a device that has no such request: what refuses it is not the device.
+say("tunsetiff", ("ok" if LIBC.ioctl(0, 0x400454CA, 0) == 0 else errno.errorcode.get(ctypes.get_errno(), "?")))
