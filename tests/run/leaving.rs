@@ -174,3 +174,28 @@ fn what_is_writable_only_elsewhere_is_not_seen() {
     said.ended(0);
     assert_eq!(said.out.trim(), "0", "{said:#?}");
 }
+
+// X2, X4: the command cannot have root write elsewhere for it.
+#[test]
+fn what_is_learned_goes_through_no_link() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let folder = lab.folder.join("mine");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
+    let precious = lab.file("precious", "precious");
+    let swap = format!("rm learned.yaml; ln -s {precious} learned.yaml");
+    let learn = |command: &str| {
+        let mut run = lab.command(&["--audit", "--learn", "learned.yaml", "--", "sh", "-c", command]);
+        run.current_dir(&folder).env("SUDO_UID", "65534").env("SUDO_GID", "65534");
+        finish(run)
+    };
+    learn("true").ended(0);
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.join("learned.yaml")).unwrap());
+    assert_eq!(owner, 65534, "the file belongs to who asked for it");
+    learn(&swap).ended(125).told("removed or replaced");
+    learn("true").ended(125).told("symbolic link");
+    assert_eq!(std::fs::read_to_string(precious).unwrap(), "precious");
+}

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use nameward_policy::{
     Name,
     address::{AddressClass, judge},
@@ -74,15 +72,6 @@ impl Learned {
                 }
             }
         }
-    }
-
-    /// Writes the policy.
-    pub(crate) fn write(&self, file: &Path, command: &str) -> Result<()> {
-        std::fs::write(
-            file,
-            self.to_policy(&format!("What this asked for: {command}"), ("default", "learned")),
-        )
-        .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// As many policies as their limits need, in one file.
@@ -199,6 +188,8 @@ fn ports(uses: &BTreeSet<Use>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use nameward_crds::file;
     use nameward_policy::{Pattern, Peer, PortSpec, Protocol};
 

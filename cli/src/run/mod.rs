@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "registering a descriptor with the runtime")]
 
 mod fence;
+mod learn_file;
 mod questions;
 mod signals;
 mod upstream;
@@ -30,6 +31,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::fence::{Fence, FenceOptions, Pins};
+use self::learn_file::LearnFile;
 use self::signals::{Request, Requests, Signals};
 use self::upstream::Upstream;
 use crate::args::{LogFormat, Run};
@@ -64,6 +66,7 @@ struct Prepared<'a> {
     rules: Rules,
     upstream: Upstream,
     plan: Plan,
+    learn: Option<LearnFile>,
 }
 
 impl<'a> Prepared<'a> {
@@ -78,9 +81,6 @@ impl<'a> Prepared<'a> {
             "`nameward run` needs root to load its kernel programs; run it as `sudo nameward run ...`: \
              the command itself will run as you"
         );
-        if let Some(file) = &arguments.learn {
-            fs::write(file, "").with_context(|| format!("cannot write --learn {}", file.display()))?;
-        }
         let resolv_conf = read_or_empty("/etc/resolv.conf")?;
         let servers = match arguments.dns {
             Some(server) => vec![server],
@@ -88,7 +88,11 @@ impl<'a> Prepared<'a> {
         };
         let upstream = Upstream::probe(servers, rules.need_dns())?;
         let plan = plan(arguments, &resolv_conf, &upstream)?;
-        Ok(Self { arguments, rules, upstream, plan })
+        let learn = match &arguments.learn {
+            Some(file) => Some(LearnFile::open(file, &Credentials::find(None)?)?),
+            None => None,
+        };
+        Ok(Self { arguments, rules, upstream, plan, learn })
     }
 
     /// Makes the sandbox, then the fence around it, then lets the command go.
@@ -139,9 +143,10 @@ impl<'a> Prepared<'a> {
         let status = supervise(sandbox, &mut fence, &mut report, signals.listen()?).await?;
         let lost = fence.finish(&mut report).await?;
         report.summary(lost);
-        if let (Some(file), Some(learned)) = (&self.arguments.learn, report.learned()) {
+        if let (Some(file), Some(learned)) = (self.learn, report.learned()) {
             let words: Vec<_> = self.arguments.command.iter().map(|word| word.to_string_lossy()).collect();
-            learned.write(file, &words.join(" "))?;
+            let title = format!("What this asked for: {}", words.join(" "));
+            file.write(&learned.to_policy(&title, ("default", "learned")))?;
         }
         Ok(ExitCode::from(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)))
     }
