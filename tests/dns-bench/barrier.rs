@@ -1,36 +1,35 @@
 //! Grants by name behind a forwarder that caches: from the resolver's question until every enforcer has acknowledged it,
 //! over unix sockets. The enforcers are their own end of the feed, with maps that take no time.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nameward_enforcer::{
     GrantRequest as Wanted, Granted, Refused,
     feed_client::{Backend, BindingView, EndpointView, FeedClient, Place},
 };
 use nameward_feed::{Identity, sockets::DnsSocket};
 use nameward_policy::{
-    ClusterRanges, Effect, Isolation, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleMode,
-    RuleSet, Settings,
+    ClusterRanges, Effect, Isolation, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleSet,
+    Settings,
 };
 use nameward_resolver::{
     endpoints::Endpoints,
     feed_server::{Enforcers, FeedServer, FeedSockets},
-    grants::{EVERYONE, GrantRequest, Grantor, Scope},
+    grants::{EVERYONE, Scope},
 };
 use nameward_test_support::{Scratch, wait_until_async};
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::runtime::Runtime;
 
-use crate::{Extent, figures::Figures, figures::percentile, grants::NoDns};
+use crate::{
+    Extent,
+    figures::{Figures, percentile},
+    grants::{NoDns, TTL, ask, request},
+};
 
 /// How many enforcers, and what 99 of 100 grants may take; none is set for more.
 const SIZES: [(usize, Option<f64>); 2] = [(50, Some(20.0)), (200, None)];
 const NAMES_A_SECOND: u32 = 500;
-const TTL: Duration = Duration::from_secs(60);
 const MILLISECOND: f64 = 1_000_000.0;
 
 /// An enforcer with one workload, which grants at once.
@@ -93,7 +92,8 @@ fn with_enforcers(count: usize, time: Duration) -> Result<Vec<u32>> {
             (endpoints.all().len() == count).then_some(())
         })
         .await;
-        ask(time, &enforcers).await
+        let everyone: Arc<str> = EVERYONE.into();
+        ask(&enforcers, NAMES_A_SECOND, time, |number| request(&everyone, 0, number)).await
     });
     nodes.shutdown_background();
     resolver.shutdown_background();
@@ -113,19 +113,10 @@ fn workload(number: usize, rules: &Arc<[u8]>) -> EndpointView {
 }
 
 fn rules() -> Result<Arc<[u8]>> {
-    let rule = Rule {
-        policy: PolicyRef::new(PolicyKind::EgressPolicy, "bench", "many"),
-        name: "many".into(),
-        effect: Effect::Allow,
-        mode: RuleMode::Enforce,
-        peers: vec![Peer::Names(vec!["*.many.example".parse()?])],
-        ports: vec![PortSpec::all(Protocol::Tcp)],
-        private_addresses: false,
-        grace: None,
-        strict_chain: false,
-        expires_at: None,
-        schedule: None,
-    };
+    let policy = PolicyRef::new(PolicyKind::EgressPolicy, "bench", "many");
+    let peers = vec![Peer::Names(vec!["*.many.example".parse()?])];
+    let ports = vec![PortSpec::all(Protocol::Tcp)];
+    let rule = Rule { peers, ports, ..Rule::new(policy, "many", Effect::Allow) };
     let (settings, cluster, now) =
         (Settings::default(), ClusterRanges::default(), jiff::Timestamp::UNIX_EPOCH);
     let compiled = RuleSet::compile(Isolation::Isolated, &[rule], &settings, &cluster, now)?;
@@ -134,38 +125,4 @@ fn rules() -> Result<Arc<[u8]>> {
 
 fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
-}
-
-async fn ask(time: Duration, enforcers: &Arc<Enforcers>) -> Result<Vec<u32>> {
-    let mut pace = tokio::time::interval(Duration::from_secs(1) / NAMES_A_SECOND);
-    let mut asking = JoinSet::new();
-    for number in 0..NAMES_A_SECOND * time.as_secs() as u32 {
-        pace.tick().await;
-        let enforcers = Arc::clone(enforcers);
-        asking.spawn(async move {
-            let asked = Instant::now();
-            (enforcers.grant(request(number)).await, asked.elapsed())
-        });
-    }
-    let mut took = Vec::new();
-    while let Some(one) = asking.join_next().await {
-        let (outcome, elapsed) = one?;
-        if let Err(refused) = outcome {
-            bail!("refused: {refused}");
-        }
-        took.push(u32::try_from(elapsed.as_nanos()).unwrap_or(u32::MAX));
-    }
-    Ok(took)
-}
-
-fn request(number: u32) -> GrantRequest {
-    let [high, low] = [number >> 16, number].map(|part| part as u16);
-    GrantRequest {
-        endpoint: EVERYONE.into(),
-        generation: 0,
-        name: format!("n{number}.many.example").into(),
-        chain: Vec::new(),
-        addresses: vec![(Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, high, low).into(), TTL)],
-        grace: Duration::ZERO,
-    }
 }

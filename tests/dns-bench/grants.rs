@@ -20,7 +20,7 @@ use crate::{Extent, figures::Figures, figures::percentile, world::World};
 
 const NAMES_A_SECOND: u32 = 2_000;
 const WORKLOADS: u8 = 4;
-const TTL: Duration = Duration::from_secs(60);
+pub(crate) const TTL: Duration = Duration::from_secs(60);
 const MEDIAN_BAR: f64 = 300.0;
 const P99_BAR: f64 = 2_000.0;
 const MICROSECOND: f64 = 1_000.0;
@@ -45,7 +45,19 @@ pub(crate) fn measure(extent: Extent, figures: &mut Figures) -> Result<()> {
     };
     runtime.spawn(server.serve(sockets));
     world.start_enforcer()?;
-    let mut took = runtime.block_on(ask(extent.grants(), &endpoints, &enforcers))?;
+    let mut took = runtime.block_on(async {
+        wait_until_async("the enforcer's snapshot", Duration::from_secs(30), async || {
+            (endpoints.all().len() == usize::from(WORKLOADS)).then_some(())
+        })
+        .await;
+        let all: Vec<(Arc<str>, u32)> =
+            endpoints.all().iter().map(|one| (Arc::clone(&one.view.uid), one.view.generation)).collect();
+        ask(&enforcers, NAMES_A_SECOND, extent.grants(), |number| {
+            let (uid, generation) = &all[number as usize % all.len()];
+            request(uid, *generation, number)
+        })
+        .await
+    })?;
     let name = |part: &str| format!("grants: {part} at {NAMES_A_SECOND} new names a second");
     figures.bounded(&name("median"), "us", percentile(&mut took, 0.5) / MICROSECOND, MEDIAN_BAR);
     figures.bounded(&name("p99"), "us", percentile(&mut took, 0.99) / MICROSECOND, P99_BAR);
@@ -53,20 +65,18 @@ pub(crate) fn measure(extent: Extent, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of each grant.
-async fn ask(time: Duration, endpoints: &Endpoints, enforcers: &Arc<Enforcers>) -> Result<Vec<u32>> {
-    wait_until_async("the enforcer's snapshot", Duration::from_secs(30), async || {
-        (endpoints.all().len() == usize::from(WORKLOADS)).then_some(())
-    })
-    .await;
-    let all: Vec<(Arc<str>, u32)> =
-        endpoints.all().iter().map(|one| (Arc::clone(&one.view.uid), one.view.generation)).collect();
-    let mut pace = tokio::time::interval(Duration::from_secs(1) / NAMES_A_SECOND);
+/// Asks for so many new names a second, all of which must be granted. Returns the nanoseconds of each grant.
+pub(crate) async fn ask(
+    enforcers: &Arc<Enforcers>,
+    names_a_second: u32,
+    time: Duration,
+    request: impl Fn(u32) -> GrantRequest,
+) -> Result<Vec<u32>> {
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / names_a_second);
     let mut asking = Vec::new();
-    for number in 0..NAMES_A_SECOND * time.as_secs() as u32 {
+    for number in 0..names_a_second * time.as_secs() as u32 {
         pace.tick().await;
-        let (uid, generation) = &all[number as usize % all.len()];
-        let (request, enforcers) = (request(uid, *generation, number), Arc::clone(enforcers));
+        let (request, enforcers) = (request(number), Arc::clone(enforcers));
         asking.push(tokio::spawn(async move {
             let asked = Instant::now();
             (enforcers.grant(request).await, asked.elapsed())
@@ -84,7 +94,8 @@ async fn ask(time: Duration, endpoints: &Endpoints, enforcers: &Arc<Enforcers>) 
     Ok(took)
 }
 
-fn request(uid: &Arc<str>, generation: u32, number: u32) -> GrantRequest {
+/// The question for one name, that nobody has asked for.
+pub(crate) fn request(uid: &Arc<str>, generation: u32, number: u32) -> GrantRequest {
     let [high, low] = [number >> 16, number].map(|part| part as u16);
     GrantRequest {
         endpoint: Arc::clone(uid),

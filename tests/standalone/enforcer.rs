@@ -16,8 +16,8 @@ use nameward_feed::{
     sockets::{DnsSocket, Transport, send},
 };
 use nameward_policy::{
-    ClusterRanges, Effect, Isolation, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleMode,
-    RuleSet, Settings,
+    ClusterRanges, Effect, Isolation, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule, RuleSet,
+    Settings,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -152,19 +152,10 @@ pub(crate) fn endpoint(uid: &str, server: SocketAddr, generation: u32, names: &[
 }
 
 fn rules(names: &[&str]) -> Vec<u8> {
-    let rule = Rule {
-        policy: PolicyRef::new(PolicyKind::EgressPolicy, "ci", "runners"),
-        name: "web".into(),
-        effect: Effect::Allow,
-        mode: RuleMode::Enforce,
-        peers: vec![Peer::Names(names.iter().map(|name| name.parse().unwrap()).collect())],
-        ports: vec![PortSpec::all(Protocol::Tcp)],
-        private_addresses: false,
-        grace: None,
-        strict_chain: false,
-        expires_at: None,
-        schedule: None,
-    };
+    let policy = PolicyRef::new(PolicyKind::EgressPolicy, "ci", "runners");
+    let peers = vec![Peer::Names(names.iter().map(|name| name.parse().unwrap()).collect())];
+    let ports = vec![PortSpec::all(Protocol::Tcp)];
+    let rule = Rule { peers, ports, ..Rule::new(policy, "web", Effect::Allow) };
     let (settings, cluster, now) =
         (Settings::default(), ClusterRanges::default(), jiff::Timestamp::UNIX_EPOCH);
     let compiled = RuleSet::compile(Isolation::Isolated, &[rule], &settings, &cluster, now).unwrap();

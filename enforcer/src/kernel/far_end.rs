@@ -5,7 +5,7 @@
 //! workloads do not cost their square; nothing is believed of that before the kernel has said it again.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
@@ -90,18 +90,18 @@ async fn link_elsewhere(handle: &Handle, interface: &str) -> Option<LinkElsewher
 }
 
 /// Where namespaces were found last, by number.
-static FOUND: Mutex<Option<HashMap<i32, PathBuf>>> = Mutex::new(None);
+static FOUND: Mutex<BTreeMap<i32, PathBuf>> = Mutex::new(BTreeMap::new());
 
 /// The namespace that ours knows by this number, if anything stands for it.
 async fn namespace_of(handle: &mut Handle, number: i32) -> Option<File> {
     let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = found().as_ref().and_then(|found| File::open(found.get(&number)?).ok());
+    let known = found().get(&number).and_then(|path| File::open(path).ok());
     if let Some(known) = known
         && id_of(handle, &known).await == Some(number)
     {
         return Some(known);
     }
-    let (mut places, mut wanted) = (HashMap::new(), None);
+    let (mut places, mut wanted) = (BTreeMap::new(), None);
     for (path, namespace) in namespaces() {
         let Some(id) = id_of(handle, &namespace).await else { continue };
         if id == number {
@@ -109,7 +109,7 @@ async fn namespace_of(handle: &mut Handle, number: i32) -> Option<File> {
         }
         places.insert(id, path);
     }
-    *found() = Some(places);
+    *found() = places;
     wanted
 }
 
