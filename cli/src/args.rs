@@ -123,7 +123,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = rules::dns_server)]
     pub(crate) dns: Option<SocketAddr>,
 
-    /// Serve endpoints, bindings, decisions and explanations over HTTP while the command runs, on a socket that only you
+    /// Serve endpoints, bindings, decisions and explanations over HTTP while the command runs, on a socket that only root
     /// may open or on a loopback address that asks for a token
     #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
     pub(crate) api: Option<ApiPlace>,

@@ -106,6 +106,76 @@ fn servers_inside_are_reached_listeners_outside_are_not() {
     lab.run(&["--allow-cidr", &allowed, "--", "/usr/bin/python3", "-c", &connect]).ended(0);
 }
 
+/// A socket of the host that shares its port, and how much it was sent.
+const SHARED_OUTSIDE: &str = "import socket, subprocess, sys\n\
+    outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+    outside.setsockopt(socket.SOL_SOCKET, int(sys.argv[1]), 1)\n\
+    outside.bind((sys.argv[2], 0))\n\
+    group = socket.inet_aton('224.0.0.251') + socket.inet_aton('127.0.0.1')\n\
+    outside.setsockopt(0, socket.IP_ADD_MEMBERSHIP, group)\n\
+    port = str(outside.getsockname()[1])\n\
+    subprocess.run([*sys.argv[4:], sys.argv[3], port], check=True)\n\
+    outside.setblocking(False)\n\
+    got = 0\n\
+    try:\n    while outside.recv(99): got += 1\n\
+    except BlockingIOError: pass\n\
+    print(got)\n";
+
+/// What a host's socket that shares its port is sent by a program inside, which is told the port.
+fn sent_outside(lab: &Lab, option: &str, address: &str, inside: &str) -> Said {
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", lab.host()));
+    command.args(["/usr/bin/python3", "-c", SHARED_OUTSIDE, option, address, inside]).arg(nameward());
+    command.args(["run", "--dns", DNS, "--", "/usr/bin/python3", "-c"]);
+    command.stdin(std::process::Stdio::null()).env_remove("SUDO_UID");
+    finish(command)
+}
+
+// X6: what is for many sockets reaches more than those inside.
+#[test]
+fn broadcasts_and_groups_on_loopback_do_not_leave() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    for group in ["127.255.255.255", "224.0.0.251"] {
+        let inside = format!(
+            "import socket, sys\nto = ('{group}', int(sys.argv[1]))\n\
+             own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\nown.bind(to)\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n\
+             s.setsockopt(0, socket.IP_MULTICAST_IF, socket.inet_aton('127.0.0.1'))\n\
+             try: s.sendto(b'leak', to)\nexcept PermissionError: pass\n"
+        );
+        const REUSEADDR: &str = "2";
+        let said = sent_outside(&lab, REUSEADDR, "0.0.0.0", &inside);
+        assert_eq!(said.ended(0).out, "0\n", "{group}: {said:#?}");
+    }
+}
+
+// X6: who shares a port with a listener outside does not choose who is sent to.
+#[test]
+fn a_shared_port_is_no_way_to_a_listener_outside() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let inside = "import ctypes, socket, struct, sys\nport = int(sys.argv[1])\n\
+                  own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nown.bind(('127.0.0.1', port))\n\
+                  first = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))\n\
+                  try: own.setsockopt(socket.SOL_SOCKET, 51, struct.pack('HxxxxxxQ', 1, ctypes.addressof(first)))\n\
+                  except PermissionError: print('refused', file=sys.stderr)\n\
+                  for _ in range(64):\n    \
+                      s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n    \
+                      try: s.sendto(b'leak', ('127.0.0.1', port))\n    \
+                      except PermissionError: pass\n";
+    const REUSEPORT: &str = "15";
+    let said = sent_outside(&lab, REUSEPORT, "127.0.0.1", inside);
+    assert_eq!(said.ended(0).told("refused").out, "0\n", "{said:#?}");
+}
+
 // X8, A3
 #[test]
 fn private_answers_need_a_word() {

@@ -1,6 +1,6 @@
 //! The flag that would allow what was denied.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use nameward_policy::Name;
 
@@ -32,6 +32,16 @@ pub(super) fn of(fact: &Fact) -> Option<String> {
     }
 }
 
+/// What allows the same as all these flags: a name with a port also answers the name's questions.
+pub(super) fn narrowest(flags: impl Iterator<Item = String>) -> BTreeSet<String> {
+    let all: BTreeSet<String> = flags.collect();
+    let wider = |flag: &str| {
+        let mut narrower = all.range(format!("{flag}:")..).take_while(|other| other.starts_with(flag));
+        flag.starts_with("--allow ") && narrower.any(|other| other[flag.len()..].starts_with(':'))
+    };
+    all.iter().filter(|flag| !wider(flag)).cloned().collect()
+}
+
 fn block(address: IpAddr, protocol: u8, port: u16) -> String {
     let word = protocol_word(protocol);
     match address {
@@ -46,7 +56,7 @@ fn block(address: IpAddr, protocol: u8, port: u16) -> String {
 pub(super) fn advice(reason: &str) -> Option<&'static str> {
     match reason {
         "upstream" => {
-            Some("the DNS server gave no answer: see that it is reachable, or name another one with --dns")
+            Some("the DNS server gave no answer or an error: see that it answers this host, or name another one with --dns")
         }
         "dns-elsewhere" => {
             Some("use the system's DNS: other DNS servers and DNS over TLS cannot be used inside")
@@ -115,6 +125,20 @@ mod tests {
         }
         let flag = flag(6, "192.0.2.1", Some("a.example"), "port").unwrap();
         name_rule(flag.strip_prefix("--allow ").unwrap()).unwrap();
+    }
+
+    // X4: the summary offers nothing that is wider than what was tried.
+    #[test]
+    fn a_name_with_a_port_is_enough() {
+        let narrowest = |flags: &[&str]| -> Vec<String> {
+            super::narrowest(flags.iter().copied().map(str::to_owned)).into_iter().collect()
+        };
+        assert_eq!(
+            narrowest(&["--allow a.example", "--allow a.example:443/tcp"]),
+            ["--allow a.example:443/tcp"]
+        );
+        let apart = ["--allow a.example", "--allow a.example.org:443/tcp", "--allow-private a.example"];
+        assert_eq!(narrowest(&apart), apart);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Report {
         if self.denials.is_empty() && lost == 0 {
             return;
         }
-        let flags: BTreeSet<String> = self.denials.keys().filter_map(flag::of).collect();
+        let flags = flag::narrowest(self.denials.keys().filter_map(flag::of));
         match self.format {
             LogFormat::Text => self.summary_text(&flags, lost),
             LogFormat::Json => say(&json(&Summary {

@@ -59,6 +59,18 @@ pub(crate) struct Fence {
     missed: u64,
     _server: Server,
     _serving: Vec<Serving>,
+    _api: Option<SocketFile>,
+}
+
+/// The file of a unix socket, which goes with its end.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket of --api could not be removed");
+        }
+    }
 }
 
 impl Fence {
@@ -80,16 +92,20 @@ impl Fence {
         let sockets = enforcer.dns_sockets().context("cannot share the DNS sockets")?;
         let serving = sockets.into_iter().map(|socket| server.serve(socket)).collect::<io::Result<_>>();
         let serving = serving.context("cannot serve DNS")?;
+        let mut api = None;
         if let Some((place, token_file)) = options.api {
             let listening =
                 place.listen(token_file).with_context(|| format!("cannot serve --api {place}"))?;
+            if let ApiPlace::Unix(path) = place {
+                api = Some(SocketFile(path.clone()));
+            }
             let serving = nameward_api::serve::serve(api::site(enforcer.clone(), options.name), listening);
             tasks.spawn(async {
                 drop(serving.await);
                 "api"
             });
         }
-        Ok(Self { enforcer, packets, questions, tasks, missed: 0, _server: server, _serving: serving })
+        Ok(Self { enforcer, packets, questions, tasks, missed: 0, _server: server, _serving: serving, _api: api })
     }
 
     /// Waits for something to tell, and tells it. Fails when a part of the fence has ended, which none may.

@@ -62,6 +62,27 @@ const REFUSED: [c_long; 25] = [
 /// it came from a network, past every hook of the cgroup.
 const REFUSED_REQUESTS: [u64; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TUNSETIFF];
 
+/// Options of sockets, by level.
+///
+/// By the first two, a program chooses who of the sockets that share a port is sent to. The kernel leaves such a program
+/// out when a hook asks who would be: it names one of ours, and a listener outside is reached (X6). The others join
+/// groups: the kernel then sends reports (IGMP, MLD) that no hook sees, to an address of the command's choice.
+const REFUSED_OPTIONS: [(i32, i32); 10] = [
+    (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF),
+    (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
+    (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
+    (libc::IPPROTO_IP, libc::IP_ADD_SOURCE_MEMBERSHIP),
+    (libc::IPPROTO_IP, MCAST_JOIN_GROUP),
+    (libc::IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP),
+    (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP),
+    (libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST),
+    (libc::IPPROTO_IPV6, MCAST_JOIN_GROUP),
+    (libc::IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP),
+];
+// Of <linux/in.h>, for which libc has no names.
+const MCAST_JOIN_GROUP: i32 = 42;
+const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
+
 /// Answered "not implemented", so that programs take their other road: io_uring makes sockets and sends
 /// without system calls that a filter sees; the flags of `clone3` are in memory that a filter cannot read.
 const ABSENT: [c_long; 4] =
@@ -108,6 +129,8 @@ fn refused() -> Result<Rules> {
     rules.insert(libc::SYS_unshare, [namespaces, vec![time]].concat());
     let requests = REFUSED_REQUESTS.map(|request| rule(1, SeccompCmpOp::Eq, request));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_>>()?);
+    let options = REFUSED_OPTIONS.map(socket_option);
+    rules.insert(libc::SYS_setsockopt, options.into_iter().collect::<Result<_>>()?);
     Ok(rules)
 }
 
@@ -128,6 +151,12 @@ fn protocols() -> Result<Rules> {
         rule(1, SeccompCmpOp::MaskedEq(0xf), SOCK_PACKET)?,
     ];
     Ok([(libc::SYS_socket, rules)].into())
+}
+
+fn socket_option((level, option): (i32, i32)) -> Result<SeccompRule> {
+    let level = condition(1, SeccompCmpOp::Eq, level as u64)?;
+    let option = condition(2, SeccompCmpOp::Eq, option as u64)?;
+    Ok(SeccompRule::new(vec![level, option])?)
 }
 
 fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule> {

@@ -40,8 +40,9 @@ impl Credentials {
         let user = User::from_name(text).context("cannot read the user database")?;
         match (user, text.parse::<u32>()) {
             (Some(user), _) => Self::of(&user, user.gid),
-            (None, Ok(uid)) => Self::numeric(Uid::from_raw(uid), None),
-            (None, Err(_)) => {
+            // The highest number means "unchanged" to the kernel (setresuid(2)), and nobody.
+            (None, Ok(uid)) if uid != u32::MAX => Self::numeric(Uid::from_raw(uid), None),
+            (None, _) => {
                 bail!("--user {text}: there is no such user; give a name or a number of `getent passwd`")
             }
         }

@@ -31,6 +31,7 @@ const CURRENT_NETNS: u64 = u64::MAX;
 const LOOPBACK4: Address = nameward_abi::mapped([127, 0, 0, 1]);
 const LOOPBACK6: Address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ANY4: Address = nameward_abi::mapped([0; 4]);
+const BROADCAST4: Address = nameward_abi::mapped([127, 255, 255, 255]);
 
 /// Who would answer at an address and port of this host.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,6 +169,16 @@ pub fn listener(ctx: *mut bpf_sock_addr, endpoint: &Endpoint, question: &Questio
     }
 }
 
+/// Whether all sockets with a port get what is sent to an address, not only the one that a lookup finds.
+#[inline(always)]
+fn is_for_many(address: &Address) -> bool {
+    if is_mapped(address) {
+        address[12] >= 224 || words(address) == words(&BROADCAST4)
+    } else {
+        address[0] == 0xff
+    }
+}
+
 /// Whether a packet on the loopback device passes because both its ends are in the sandbox.
 #[inline(never)]
 pub fn is_own(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Direction) -> bool {
@@ -190,6 +201,9 @@ pub fn is_own(skb: Skb, endpoint: &Endpoint, packet: &Packet, direction: Directi
             protocol: packet.protocol,
         },
     };
+    if is_for_many(ends.destination) {
+        return false;
+    }
     let socket = lookup(skb.cast(), &ends);
     if socket.is_null() {
         // The last packets of a connection go to a socket that is gone (TIME_WAIT); they carry nothing to anybody.

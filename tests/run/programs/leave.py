@@ -67,6 +67,22 @@ for name, number in [("unix", 1), ("inet", 2), ("inet6", 10)]:
     say(f"socket-{name}", family(number))
 say("socket-netlink", family(16, socket.SOCK_RAW))
 say("socket-x32", call("socket", 2, 2, 0, offset=0x40000000))
+GROUP4 = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
+GROUP6 = socket.inet_pton(socket.AF_INET6, "ff05::1234") + bytes(4)
+
+
+def option(level, number, value):
+    kind = socket.AF_INET6 if level == socket.IPPROTO_IPV6 else socket.AF_INET
+    return attempt(lambda: socket.socket(kind, socket.SOCK_DGRAM).setsockopt(level, number, value))
+
+
+say("join-group4", option(socket.IPPROTO_IP, 35, GROUP4))
+say("join-source4", option(socket.IPPROTO_IP, 39, GROUP4 + GROUP4[4:]))
+say("join-any-family", option(socket.IPPROTO_IP, 42, bytes(136)))
+say("join-group6", option(socket.IPPROTO_IPV6, 20, GROUP6))
+say("join-anycast6", option(socket.IPPROTO_IPV6, 27, GROUP6))
+say("reuseport-cbpf", option(socket.SOL_SOCKET, 51, bytes(16)))
+say("reuseport-ebpf", option(socket.SOL_SOCKET, 52, bytes(4)))
 say("io_uring", call("io_uring_setup", 8, 0))
 say("add_key", call("add_key", b"user", b"nameward", b"x", 1, -3))
 say("request_key", call("request_key", b"dns_resolver", b"denied.example", 0, -3))
