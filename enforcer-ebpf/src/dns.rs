@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_store_bytes},
 };
-use nameward_abi::{AskedServer, DnsFlowKey, SERVERS_PER_FLOW, TRUSTED_SERVERS, flags};
+use nameward_abi::{AskedServer, DnsFlow, DnsFlowKey, SERVERS_PER_FLOW, TRUSTED_SERVERS, flags};
 
 use crate::{
     endpoint::Endpoint,
@@ -196,6 +196,9 @@ fn receive(skb: Skb, packet: &Packet) -> bool {
             back += 1;
         }
         if found >= SERVERS_PER_FLOW {
+            found = forgotten(flow, packet.source_port);
+        }
+        if found >= SERVERS_PER_FLOW {
             return false;
         }
     }
@@ -212,6 +215,33 @@ fn receive(skb: Skb, packet: &Packet) -> bool {
         ports: [asked.server_port, packet.destination_port],
     };
     write(skb, packet, &rewrite) == 0
+}
+
+/// The place of the server that a query was for which is not remembered any more: a socket may have any number of them on
+/// their way. That is known where all that are remembered of a resolver's port were for the same server.
+#[inline(never)]
+fn forgotten(flow: &DnsFlow, resolver_port: [u8; 2]) -> usize {
+    let mut found = SERVERS_PER_FLOW;
+    let mut index = 0;
+    while index < SERVERS_PER_FLOW {
+        let asked = &flow.servers[index];
+        if asked.server_port == [0; 2] {
+            // Nothing was forgotten.
+            return SERVERS_PER_FLOW;
+        }
+        if asked.resolver_port == resolver_port {
+            let first = &flow.servers[if found < SERVERS_PER_FLOW { found } else { index }];
+            if asked.server_port != first.server_port
+                || words(&asked.server) != words(&first.server)
+                || words(&asked.client) != words(&first.client)
+            {
+                return SERVERS_PER_FLOW;
+            }
+            found = index;
+        }
+        index += 1;
+    }
+    found
 }
 
 /// Whether a packet is an answer that was restored before: from a server that was asked, to who asked it.
@@ -242,17 +272,20 @@ fn was_asked(skb: Skb, packet: &Packet) -> bool {
         id = found;
     }
     let (server, client) = (words(&packet.source), words(&packet.destination));
-    let mut found = false;
+    // Of many queries only the last are remembered; see `forgotten`.
+    let (mut found, mut full, mut all) = (false, true, true);
     let mut index = 0;
     while index < SERVERS_PER_FLOW {
         let asked = &flow.servers[index];
-        found |= asked.server_port == packet.source_port
-            && asked.id == id
+        let same = asked.server_port == packet.source_port
             && words(&asked.server) == server
             && words(&asked.client) == client;
+        found |= same && asked.id == id;
+        full &= asked.server_port != [0; 2];
+        all &= same;
         index += 1;
     }
-    found
+    found || full && all
 }
 
 /// Finds the interface of an answer by the identity address it goes to.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "an option of sockets that has no safe wrapper")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -259,6 +259,56 @@ fn servers_near_and_far_are_the_resolver() {
         other
     });
     ask();
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
+    });
+}
+
+/// Asks several servers from one socket, so many questions each, before it reads. Returns how often each answered.
+fn ask_at_once(servers: &[&str], questions: u8) -> BTreeMap<SocketAddr, usize> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    for id in 0..questions {
+        for (index, server) in servers.iter().enumerate() {
+            socket.send_to(&[&[index as u8, id], &b" a question of 24 byte"[..]].concat(), server).unwrap();
+        }
+    }
+    let (mut buffer, mut heard) = ([0; 512], BTreeMap::new());
+    for _ in 0..usize::from(questions) * servers.len() {
+        let (_, from) = socket.recv_from(&mut buffer).unwrap();
+        *heard.entry(from).or_default() += 1;
+        if questions == 1 {
+            assert_eq!(from, servers[usize::from(buffer[0])].parse().unwrap(), "whose ID it is");
+        }
+    }
+    heard
+}
+
+// Promise 1: resolvers and runtimes (c-ares for one) ask everything from one port.
+#[test]
+fn a_socket_may_have_many_questions_on_their_way() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    let (host, link, _told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &workload, 1);
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    inside(&workload.namespace, async || {
+        let heard = ask_at_once(&["203.0.113.77:53"], 60);
+        assert_eq!(heard, BTreeMap::from([("203.0.113.77:53".parse().unwrap(), 60)]));
+        // Two that share the resolver's port, and one that has its own.
+        let heard = ask_at_once(&["203.0.113.77:53", "198.51.100.7:53", "10.96.0.10:53"], 1);
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        let heard = ask_at_once(&["203.0.113.77:53", "10.96.0.10:53"], 30);
+        assert_eq!(heard.into_values().collect::<Vec<_>>(), [30, 30]);
+    });
     inside(&lab.host(), async || {
         link.remove().unwrap();
         host.remove_all().unwrap();

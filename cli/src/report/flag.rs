@@ -55,9 +55,9 @@ fn block(address: IpAddr, protocol: u8, port: u16) -> String {
 /// What to do about reasons that no flag lifts.
 pub(super) fn advice(reason: &str) -> Option<&'static str> {
     match reason {
-        "upstream" => {
-            Some("the DNS server gave no answer or an error: see that it answers this host, or name another one with --dns")
-        }
+        "upstream" => Some(
+            "the DNS server gave no answer or an error: see that it answers this host, or name another one with --dns",
+        ),
         "dns-elsewhere" => {
             Some("use the system's DNS: other DNS servers and DNS over TLS cannot be used inside")
         }

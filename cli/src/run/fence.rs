@@ -105,7 +105,16 @@ impl Fence {
                 "api"
             });
         }
-        Ok(Self { enforcer, packets, questions, tasks, missed: 0, _server: server, _serving: serving, _api: api })
+        Ok(Self {
+            enforcer,
+            packets,
+            questions,
+            tasks,
+            missed: 0,
+            _server: server,
+            _serving: serving,
+            _api: api,
+        })
     }
 
     /// Waits for something to tell, and tells it. Fails when a part of the fence has ended, which none may.

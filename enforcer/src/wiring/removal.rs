@@ -26,7 +26,10 @@ pub(super) fn remove(options: &Options) -> Result<()> {
     removed = removed.and(remove_names(&options.state()));
     options.own_folders().iter().for_each(|folder| remove_empty(folder));
     if removed.is_ok() {
-        tracing::info!(instance = options.instance.as_deref().unwrap_or("the standard one"), "nothing of this instance is left");
+        tracing::info!(
+            instance = options.instance.as_deref().unwrap_or("the standard one"),
+            "nothing of this instance is left"
+        );
     }
     removed
 }
