@@ -47,6 +47,8 @@ pub mod programs {
     /// Packets that reach the workload, at its own side of the pair, direction ingress: where a CNI delivers past the
     /// host's side (`bpf_redirect_peer`).
     pub const POD_ARRIVAL: &str = "pod_arrival";
+    /// Passes everything on: holds the links of an interface until the programs that judge have been verified.
+    pub const PLACEHOLDER: &str = "placeholder";
     /// Answers of the resolver coming out of `nameward0` (direction ingress): sent to the endpoint's interface.
     pub const DNS_RETURN: &str = "dns_return";
     /// Packets sent by sockets of a cgroup.

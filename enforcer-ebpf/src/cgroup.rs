@@ -45,6 +45,7 @@ fn judge(skb: Skb, direction: Direction) -> i32 {
         Some(reason) => reason,
         None => reason(skb, &endpoint, &mut packet, direction),
     };
+    let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
@@ -72,8 +73,8 @@ fn reason(skb: Skb, endpoint: &Endpoint, packet: &mut Packet, direction: Directi
         return Reason::Flow;
     }
     let reason = match direction {
-        Direction::Egress => decide::egress(skb, endpoint, packet),
-        Direction::Ingress => decide::ingress(skb, endpoint, packet),
+        Direction::Egress => decide::egress::<true>(skb, endpoint, packet),
+        Direction::Ingress => decide::ingress::<true>(skb, endpoint, packet),
     };
     match direction {
         Direction::Egress if reason == Reason::Dns => dns::note_query(skb, endpoint, packet),

@@ -24,15 +24,16 @@ const DNS: [u8; 2] = 53u16.to_be_bytes();
 const LARGEST_ICMP4_ERROR: u32 = 576;
 const LARGEST_ICMP6_ERROR: u32 = 1_280;
 
-/// A packet that the workload sends.
+/// A packet that the workload sends. `CGROUP` says what [`Endpoint::is_cgroup`] does: what an entry point never needs is
+/// not in its program, and not verified.
 #[inline(always)]
-pub fn egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    let reason = judge_egress(skb, endpoint, packet);
+pub fn egress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
+    let reason = endpoint.forget(judge_egress::<CGROUP>(skb, endpoint, packet));
     unhidden(endpoint, packet, reason)
 }
 
 /// Where only denies count (R1), what shows them no port is denied to every address that has any.
-#[inline(never)]
+#[inline(always)]
 pub fn unhidden(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Reason {
     if !matches!(endpoint.switch.mode(), Mode::NotIsolated) {
         return reason;
@@ -50,8 +51,8 @@ pub fn unhidden(endpoint: &Endpoint, packet: &Packet, reason: Reason) -> Reason 
 }
 
 #[inline(always)]
-fn judge_egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    if !endpoint.is_cgroup() {
+fn judge_egress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
+    if !CGROUP {
         if let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Egress) {
             return reason;
         }
@@ -65,16 +66,16 @@ fn judge_egress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
     if packet.hop_by_hop != 0 {
         return Reason::ExtensionHeader;
     }
-    if endpoint.is_cgroup() && is_resolver(endpoint, &packet.destination, packet.destination_port) {
+    if CGROUP && is_resolver(endpoint, &packet.destination, packet.destination_port) {
         return Reason::Dns;
     }
     if packet.fragment == fragment::LATER {
         return judge_later_fragment(endpoint, packet);
     }
     if is_dns(endpoint, packet) && !is_direct_dns(endpoint, packet) {
-        return judge_dns(endpoint, packet);
+        return judge_dns::<CGROUP>(endpoint, packet);
     }
-    if !endpoint.is_cgroup() && goes_astray(skb, endpoint, packet) {
+    if !CGROUP && goes_astray(skb, endpoint, packet) {
         return Reason::ForeignMac;
     }
     if packet.is_icmp_error() {
@@ -95,11 +96,22 @@ fn goes_astray(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> bool {
         return false;
     }
     let Some(mac) = read::<[u8; 6]>(skb, 0) else { return true };
-    mac != gateway && stays_on_link(endpoint, packet, u64::from(mac[0] & 1)) == 0
+    mac != gateway && nameward_stays_on_link(endpoint, packet, u64::from(mac[0] & 1)) == 0
 }
 
-/// Whether a packet is for the link itself, in a frame for a group (1) or for one.
+/// Whether a packet is for the link itself, in a frame for a group (1) or for one. A global function, see
+/// `rules::nameward_judge`.
+#[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn nameward_stays_on_link(endpoint: *const Endpoint, packet: *const Packet, group: u64) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref()) } {
+        (Some(endpoint), Some(packet)) => stays_on_link(endpoint, packet, group),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
 fn stays_on_link(endpoint: &Endpoint, packet: &Packet, group: u64) -> u64 {
     let to = &packet.destination;
     if if packet.family == 4 { to[12] >= 224 } else { to[0] == 0xff } {
@@ -148,18 +160,16 @@ fn insert_fragment(endpoint: &Endpoint, packet: &Packet) -> u64 {
     u64::from(FRAGMENTS.insert(fragment_key(packet), endpoint.now, 0).is_ok())
 }
 
-/// A packet that the workload is sent.
+/// A packet that the workload is sent. `CGROUP`: see [`egress`].
 #[inline(always)]
-pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    if !endpoint.is_cgroup()
-        && let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Ingress)
-    {
+pub fn ingress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
+    if !CGROUP && let Some(reason) = neighbours::judge(skb, endpoint, packet, Direction::Ingress) {
         return reason;
     }
     if matches!(endpoint.switch.mode(), Mode::NoPolicyYet) {
         return Reason::NoPolicyYet;
     }
-    if endpoint.is_cgroup() && is_resolver(endpoint, &packet.source, packet.source_port) {
+    if CGROUP && is_resolver(endpoint, &packet.source, packet.source_port) {
         return Reason::Dns;
     }
     if packet.fragment == fragment::LATER {
@@ -176,7 +186,7 @@ pub fn ingress(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
 /// A packet that the workload is sent, where also our own answers to it arrive: marks do not reach its namespace.
 #[inline(always)]
 pub fn arrival(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
-    match ingress(skb, endpoint, packet) {
+    match ingress::<false>(skb, endpoint, packet) {
         // A reset or an error opens nothing, whoever sent it.
         Reason::Inbound if packet.protocol == TCP && packet.tcp_flags & RST != 0 => Reason::Related,
         Reason::IcmpError if packet.is_prohibition() => Reason::Related,
@@ -301,13 +311,32 @@ fn judge_known(
 fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Question) -> bool {
     // SAFETY: a live value.
     let (generation, admitted_by) = unsafe { ((*flow).generation, (*flow).admitted_by) };
-    let reason = Reason::from_number(admitted_by).unwrap_or(Reason::Malformed);
+    let allows = Reason::from_number(admitted_by).is_some_and(Reason::allows);
+    (allows && generation == endpoint.switch.generation())
+        || nameward_still_admitted(endpoint, flow, question) != 0
+}
+
+/// See [`is_still_admitted`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_still_admitted(
+    endpoint: *const Endpoint,
+    flow: *mut Flow,
+    question: *mut Question,
+) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), flow.as_mut(), question.as_mut()) } {
+        (Some(endpoint), Some(flow), Some(question)) => u64::from(judge_again(endpoint, flow, question)),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn judge_again(endpoint: &Endpoint, flow: &mut Flow, question: &mut Question) -> bool {
+    let reason = Reason::from_number(flow.admitted_by).unwrap_or(Reason::Malformed);
     // What audit let through ends when it is enforced.
     if !reason.allows() {
         return matches!(endpoint.switch.mode(), Mode::Audit);
-    }
-    if generation == endpoint.switch.generation() {
-        return true;
     }
     let allowed = match reason {
         Reason::Reply => admits_inbound(endpoint, &question.remote),
@@ -318,14 +347,12 @@ fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Questi
             allowed
         }
         _ => {
-            // SAFETY: as above.
-            question.admitted_id = unsafe { (*flow).admitted_id };
+            question.admitted_id = flow.admitted_id;
             rules::still_allowed(endpoint, question)
         }
     };
     if allowed {
-        // SAFETY: as above; an aligned word.
-        unsafe { (*flow).generation = endpoint.switch.generation() };
+        flow.generation = endpoint.switch.generation();
     }
     allowed
 }
@@ -440,17 +467,14 @@ fn is_direct_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
 
 /// `Dns` = to be redirected.
 #[inline(always)]
-fn judge_dns(endpoint: &Endpoint, packet: &Packet) -> Reason {
+fn judge_dns<const CGROUP: bool>(endpoint: &Endpoint, packet: &Packet) -> Reason {
     let to = &packet.destination;
     let everybody =
         if packet.family == 4 { to[12] >= 224 || to[12] == 127 || to[12] == 0 } else { to[0] == 0xff };
     if packet.fragment != fragment::NONE {
         return Reason::Fragment;
     }
-    if everybody
-        || endpoint.is_cgroup()
-        || endpoint.config().is_none_or(|config| config.dns.link_ifindex == 0)
-    {
+    if everybody || CGROUP || endpoint.config().is_none_or(|config| config.dns.link_ifindex == 0) {
         return Reason::DnsElsewhere;
     }
     Reason::Dns

@@ -1,7 +1,9 @@
 //! What a program knows of its endpoint while it judges one packet: configuration and time, each read once.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use nameward_abi::{Address, Config, OWN_ADDRESSES, Switch, flags};
+use nameward_abi::{Address, Config, OWN_ADDRESSES, Reason, Switch, flags};
 
 use crate::{
     maps::{CONFIG, HEARTBEAT, SUSPENDED},
@@ -20,7 +22,7 @@ pub struct Endpoint {
     /// Socket cookie at cgroups; 0 at interfaces.
     pub cookie: u64,
     cgroup: u32,
-    /// Zero, read from memory: see `Packet::forget`.
+    /// Zero, of which the verifier knows no bit: see `Packet::forget`.
     pub zero: u32,
 }
 
@@ -33,15 +35,15 @@ impl Endpoint {
         let switch = Switch(unsafe { core::ptr::read_volatile(&raw const config.switch) });
         // SAFETY: takes nothing, returns a number.
         let now = unsafe { bpf_ktime_get_coarse_ns() } + *SUSPENDED.get(0)?;
-        let expiry_now = if switch.has(flags::CLOSED) {
+        let expiry = if switch.has(flags::CLOSED) {
             now
         } else {
             let beat = *HEARTBEAT.get(0)?;
             if beat < now { beat } else { now }
         };
-        // SAFETY: as above.
-        let zero = u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) });
-        let cgroup = u32::from(config.cgroup_id != 0);
+        let zero = zero_of(config);
+        let expiry_now = mixed(expiry, zero);
+        let cgroup = mixed(u64::from(config.cgroup_id != 0), zero) as u32;
         Some(Self { switch, now, expiry_now, cookie, cgroup, zero })
     }
 
@@ -55,6 +57,24 @@ impl Endpoint {
     #[inline(always)]
     pub fn config(&self) -> Option<&'static Config> {
         CONFIG.get(0)
+    }
+
+    /// Makes the verifier forget which reasons are possible: what follows would be verified for each.
+    #[inline(always)]
+    pub fn forget(&self, reason: Reason) -> Reason {
+        Reason::from_number(self.unknown(reason as u32) as u8).unwrap_or(Reason::Malformed)
+    }
+
+    /// The same number, unknown to the verifier.
+    #[inline(always)]
+    pub fn unknown(&self, number: u32) -> u32 {
+        mixed(u64::from(number), self.zero) as u32
+    }
+
+    /// [`owns`](Self::owns) where few packets come: verified once.
+    #[inline(always)]
+    pub fn owns_rarely(&self, address: &Address) -> bool {
+        nameward_owns(self, address) != 0
     }
 
     /// Whether the workload owns this address.
@@ -76,11 +96,37 @@ impl Endpoint {
     }
 }
 
+/// See [`Endpoint::owns_rarely`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_owns(endpoint: *const Endpoint, address: *const Address) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), address.as_ref()) } {
+        (Some(endpoint), Some(address)) => u64::from(endpoint.owns(address)),
+        _ => 0,
+    }
+}
+
 /// A zero that the verifier does not know. Programs without an endpoint use this.
 #[inline(always)]
 pub fn unknown_zero() -> u32 {
-    // SAFETY: a pointer into the map's value.
-    CONFIG
-        .get(0)
-        .map_or(0, |config| u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) }))
+    CONFIG.get(0).map_or(0, zero_of)
+}
+
+/// `number`, where the compiler cannot see that it is: it would compare with what made it.
+#[inline(always)]
+pub fn mixed(number: u64, zero: u32) -> u64 {
+    let mut number = number;
+    // SAFETY: one instruction on registers.
+    unsafe {
+        asm!("{0} ^= {1}", inout(reg) number, in(reg) u64::from(zero), options(pure, nomem, nostack));
+    }
+    number
+}
+
+/// The verifier knows that an octet is small, and nothing of what is left when it is taken from zero.
+#[inline(always)]
+fn zero_of(config: &Config) -> u32 {
+    // SAFETY: a pointer into the map's value; the octet is always zero.
+    0u32.wrapping_sub(u32::from(unsafe { core::ptr::read_volatile(&raw const config._pad[0]) }))
 }

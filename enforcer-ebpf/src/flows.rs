@@ -157,7 +157,7 @@ pub fn begin(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, reason: Reason
 }
 
 /// Notes a packet of a live flow. `false` = it would be established, and there is no room.
-#[inline(never)]
+#[inline(always)]
 pub fn follow(
     endpoint: &Endpoint,
     packet: &Packet,
@@ -165,9 +165,31 @@ pub fn follow(
     flow: *mut Flow,
     direction: Direction,
 ) -> bool {
-    // SAFETY: a live value that the caller has just found.
-    let flow = unsafe { &mut *flow };
-    let egress = matches!(direction, Direction::Egress);
+    nameward_follow(endpoint, packet, key, flow, direction as u32) != 0
+}
+
+/// See [`follow`]. A global function, see `rules::nameward_judge`: it has many branches, and what it is called with
+/// shall not multiply them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_follow(
+    endpoint: *const Endpoint,
+    packet: *const Packet,
+    key: *const FlowKey,
+    flow: *mut Flow,
+    direction: u32,
+) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    match unsafe { (endpoint.as_ref(), packet.as_ref(), key.as_ref(), flow.as_mut()) } {
+        (Some(endpoint), Some(packet), Some(key), Some(flow)) => {
+            u64::from(note(endpoint, packet, key, flow, direction == Direction::Egress as u32))
+        }
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, egress: bool) -> bool {
     if egress && flow.admitted_id != 0 && endpoint.now.wrapping_sub(flow.last_seen) > SECOND / 2 {
         touch(endpoint, flow.admitted_id, &key.remote, &packet.destination);
     }
@@ -222,14 +244,27 @@ fn touch(endpoint: &Endpoint, admitted_id: u32, keyed: &[u8; 16], seen: &[u8; 16
     }
 }
 
+/// A key or a flow on the stack: see `packet::on_stack`.
+#[inline(always)]
+fn copy_of<T: Copy>(value: &T) -> T {
+    const { assert!(size_of::<T>() == 40 && align_of::<T>() == 8) };
+    let mut copy = [0u64; 5];
+    // SAFETY: as many octets, aligned to words; volatile, so that they are copied.
+    unsafe {
+        core::ptr::write_volatile(&raw mut copy, *core::ptr::from_ref(value).cast::<[u64; 5]>());
+        *(&raw const copy).cast::<T>()
+    }
+}
+
 #[inline(always)]
 fn close(key: &FlowKey, flow: &mut Flow) {
     if flow.state == FlowState::Closing as u8 {
         return;
     }
     flow.state = FlowState::Closing as u8;
-    let _ = FLEETING.insert(key, &*flow, 0);
-    let _ = FLOWS.remove(key);
+    let (key, flow) = (copy_of(key), copy_of(flow));
+    let _ = FLEETING.insert(&key, &flow, 0);
+    let _ = FLOWS.remove(&key);
 }
 
 #[inline(always)]
@@ -239,9 +274,10 @@ fn establish(now: u64, key: &FlowKey, flow: &mut Flow) -> bool {
     }
     let before = flow.state;
     flow.state = FlowState::Established as u8;
-    match FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)) {
+    let key = copy_of(key);
+    match FLOWS.insert(&key, &copy_of(flow), u64::from(BPF_NOEXIST)) {
         Ok(()) => {
-            let _ = FLEETING.remove(key);
+            let _ = FLEETING.remove(&key);
             true
         }
         Err(-17) => true, // EEXIST: another CPU was faster

@@ -29,7 +29,7 @@ pub fn pod_egress(context: TcContext) -> i32 {
     let mut reason = match refused {
         Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Egress),
         Some(reason) => decide::unhidden(&endpoint, &packet, reason),
-        None => decide::egress(skb, &endpoint, &mut packet),
+        None => decide::egress::<false>(skb, &endpoint, &mut packet),
     };
     if reason == Reason::Dns {
         let sent = dns::redirect(skb, &endpoint, &packet);
@@ -39,6 +39,7 @@ pub fn pod_egress(context: TcContext) -> i32 {
         }
         reason = Reason::DnsElsewhere;
     }
+    let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
@@ -69,6 +70,7 @@ pub fn pod_ingress(context: TcContext) -> i32 {
         return TCX_NEXT;
     }
     let elsewhere = endpoint.config().is_some_and(|config| config.arrivals != 0);
+    let elsewhere = endpoint.unknown(u32::from(elsewhere)) != 0;
     if elsewhere && mark != dns::ANSWER_MARK {
         return TCX_NEXT;
     }
@@ -80,11 +82,12 @@ pub fn pod_ingress(context: TcContext) -> i32 {
             unsafe { (*skb).mark = 0 };
             if dns::restore(skb, &packet) { Reason::Dns } else { Reason::Inbound }
         }
-        None => decide::ingress(skb, &endpoint, &mut packet),
+        None => decide::ingress::<false>(skb, &endpoint, &mut packet),
     };
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
     }
+    let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
     // Each packet is counted where it is judged last.
     if !(elsewhere && action == Action::Pass) {
@@ -112,12 +115,19 @@ pub fn pod_arrival(context: TcContext) -> i32 {
     if reason == Reason::FlowsFull {
         nameward_make_room(endpoint.now);
     }
+    let reason = endpoint.forget(reason);
     let (action, verdict) = verdict(endpoint.switch, reason);
     report(&endpoint, &packet, reason, verdict, Direction::Ingress);
     match action {
         Action::Pass => TCX_NEXT,
         Action::Drop | Action::Reject => TCX_DROP,
     }
+}
+
+/// Holds a link until the program that judges there has been verified: passes everything on.
+#[classifier]
+pub fn placeholder(_context: TcContext) -> i32 {
+    TCX_NEXT
 }
 
 /// Answers of the resolver coming out of `nameward0`. Nothing else leaves it, except what the link itself needs.
@@ -149,7 +159,7 @@ fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
     // SAFETY: fields of the context.
     let (length, tagged, protocol) = unsafe { ((*skb).len, (*skb).vlan_present, (*skb).protocol) };
     packet.length = length;
-    let header = if endpoint.switch.has(flags::LAYER3) { 0 } else { ETHERNET };
+    let header = endpoint.unknown(if endpoint.switch.has(flags::LAYER3) { 0 } else { ETHERNET });
     packet.ethertype = if header == 0 {
         (protocol as u16).to_ne_bytes()
     } else {
@@ -164,6 +174,7 @@ fn parse(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Option<Reason> {
         [0x86, 0xdd] => 6,
         _ => 0,
     };
+    let version = endpoint.unknown(version) as u8;
     let refused = if version == 0 { Some(Reason::NotIp) } else { parse_ip(skb, packet, length - header) };
     // A tag is not among the packet's bytes: what was read is what it hides.
     if tagged != 0 {

@@ -34,7 +34,7 @@ pub fn judge_arp(skb: Skb, endpoint: &Endpoint, packet: &mut Packet) -> Reason {
         return Reason::Malformed;
     }
     packet.source = mapped(arp.sender);
-    let named = arp.sender == [0; 4] || endpoint.owns(&packet.source);
+    let named = arp.sender == [0; 4] || endpoint.owns_rarely(&packet.source);
     if named && arp.sender_mac == source_mac { Reason::Neighbour } else { Reason::SpoofedSource }
 }
 
@@ -83,7 +83,7 @@ fn is_dhcp(endpoint: &Endpoint, packet: &Packet, egress: bool) -> bool {
         (68, 67) => {
             egress
                 && words(&packet.destination) == words(&mapped([255; 4]))
-                && (words(&packet.source) == words(&mapped([0; 4])) || endpoint.owns(&packet.source))
+                && (words(&packet.source) == words(&mapped([0; 4])) || endpoint.owns_rarely(&packet.source))
         }
         (67, 68) => !egress,
         (546, 547) => {
@@ -148,10 +148,10 @@ fn judge_own_discovery(skb: Skb, endpoint: &Endpoint, packet: &Packet, to_link: 
     }
     let speaks_for = if packet.icmp_type == NEIGHBOUR_ADVERTISEMENT { &target } else { &packet.source };
     let unspecified = packet.icmp_type == NEIGHBOUR_SOLICITATION && words(speaks_for) == [0, 0];
-    if !unspecified && !endpoint.owns(speaks_for) && !is_of_mac(speaks_for, mac) {
+    if !unspecified && !endpoint.owns_rarely(speaks_for) && !is_of_mac(speaks_for, mac) {
         return Reason::SpoofedSource;
     }
-    if !unspecified && !endpoint.owns(&packet.source) && !is_of_mac(&packet.source, mac) {
+    if !unspecified && !endpoint.owns_rarely(&packet.source) && !is_of_mac(&packet.source, mac) {
         return Reason::SpoofedSource;
     }
     if to_link || link_local(&packet.destination) {

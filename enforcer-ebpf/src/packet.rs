@@ -121,12 +121,12 @@ impl Packet {
     /// protocol and fragment on its own, which is more than it has patience for.
     #[inline(always)]
     pub fn forget(&mut self) {
-        let zero = u64::from(self.zero);
+        let zero = u64::from(self.zero) | u64::from(self.zero) << 32;
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
         while index < size_of::<Self>() / 8 {
             // SAFETY: inside `self`, which is aligned to words and has no padding; the value stays.
-            unsafe { *words.add(index) |= zero };
+            unsafe { *words.add(index) ^= zero };
             index += 1;
         }
     }
@@ -351,8 +351,8 @@ fn walk_extensions(skb: Skb, packet: &mut Packet) -> Option<Reason> {
         }
         position += 1;
         packet.forget();
-        left |= packet.zero;
-        walked |= packet.zero;
+        left ^= packet.zero;
+        walked ^= packet.zero;
     }
     match packet.protocol {
         TCP | UDP | ICMP6 | SCTP => None,

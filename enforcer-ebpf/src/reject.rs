@@ -52,7 +52,7 @@ fn answer(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> i32 {
     let Some(first) = read::<u8>(skb, 0) else { return -1 };
     let to_group = first & 1 != 0;
     // Nobody is told of what another's name stands on.
-    let possible = possible && endpoint.owns(&packet.source);
+    let possible = possible && endpoint.owns_rarely(&packet.source);
     if !possible || to_group || endpoint.switch.has(flags::LAYER3) || !events::take_reject(endpoint) {
         return -1;
     }

@@ -170,9 +170,18 @@ pub fn is_direct_dns(endpoint: &Endpoint, question: &Question) -> bool {
 }
 
 /// The classes that are denied at an address, whatever the port.
-#[inline(never)]
+#[inline(always)]
 pub fn has_denies(endpoint: &Endpoint, remote: &Address) -> u64 {
-    let slot = endpoint.switch.slot() & 1;
+    nameward_has_denies(endpoint.switch.0, remote)
+}
+
+/// See [`has_denies`] and [`nameward_judge`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_has_denies(switch: u64, remote: *const Address) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let Some(remote) = (unsafe { remote.as_ref() }) else { return u64::MAX };
+    let slot = Switch(switch).slot() & 1;
     let denied = CIDRS.get(Key::new(128, *remote)).map_or(0, |rule| rule.deny[slot]);
     denied | embedded_denies(slot, remote)
 }

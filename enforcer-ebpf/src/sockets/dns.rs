@@ -9,7 +9,7 @@ use nameward_abi::{Address, AskedServer, DnsFlow, DnsFlowKey, Port, SERVERS_PER_
 use super::address::{self, Hook};
 use crate::{
     endpoint::Endpoint,
-    maps::{BLANK_DNS_FLOW, DNS_FLOWS},
+    maps::{BLANK_DNS_FLOW, CONFIG, DNS_FLOWS},
     packet::{Packet, UDP, is_mapped, words},
     rules::Question,
     skb::{Skb, read},
@@ -26,45 +26,82 @@ const INDEX: u32 = SERVERS_PER_FLOW as u32 - 1;
 
 /// The resolver's port that stands for a server; zero = there is none.
 #[inline(always)]
-fn resolver_port(endpoint: &Endpoint, server: &Address, port: Port) -> Port {
-    let Some(config) = endpoint.config() else { return [0; 2] };
-    let dns = &config.dns;
-    for index in 0..TRUSTED_SERVERS {
-        let trusted = &dns.trusted[index];
-        if trusted.port == port && words(&trusted.address) == words(server) && trusted.resolver_port != [0; 2]
-        {
-            return trusted.resolver_port;
-        }
-    }
-    dns.default_port
+fn resolver_port(server: &Address, port: Port) -> Port {
+    (nameward_resolver_port(server, number(port)) as u16).to_ne_bytes()
 }
 
 /// Whether an address and port is that of a server with a resolver port of its own.
 #[inline(always)]
-pub fn is_trusted(endpoint: &Endpoint, server: &Address, port: Port) -> bool {
-    let Some(config) = endpoint.config() else { return false };
-    let mut found = false;
-    for index in 0..TRUSTED_SERVERS {
-        let trusted = &config.dns.trusted[index];
-        found |= trusted.port == port && words(&trusted.address) == words(server);
-    }
-    found && port != [0; 2]
+pub fn is_trusted(server: &Address, port: Port) -> bool {
+    nameward_is_trusted(server, number(port)) != 0
 }
 
 /// Whether an address and port is where the resolver answers this endpoint.
 #[inline(always)]
-pub fn is_resolver(endpoint: &Endpoint, address: &Address, port: Port) -> bool {
-    let Some(config) = endpoint.config() else { return false };
+pub fn is_resolver(address: &Address, port: Port) -> bool {
+    nameward_is_resolver(address, number(port)) != 0
+}
+
+/// A port as an argument; the order of octets stays.
+#[inline(always)]
+fn number(port: Port) -> u32 {
+    u32::from(u16::from_ne_bytes(port))
+}
+
+/// See [`resolver_port`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_resolver_port(server: *const Address, port: u32) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(server), Some(config)) = (unsafe { server.as_ref() }, CONFIG.get(0)) else { return 0 };
+    let dns = &config.dns;
+    for index in 0..TRUSTED_SERVERS {
+        let trusted = &dns.trusted[index];
+        if number(trusted.port) == port
+            && words(&trusted.address) == words(server)
+            && trusted.resolver_port != [0; 2]
+        {
+            return u64::from(number(trusted.resolver_port));
+        }
+    }
+    u64::from(number(dns.default_port))
+}
+
+/// See [`is_trusted`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_is_trusted(server: *const Address, port: u32) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(server), Some(config)) = (unsafe { server.as_ref() }, CONFIG.get(0)) else { return 0 };
+    for index in 0..TRUSTED_SERVERS {
+        let trusted = &config.dns.trusted[index];
+        if number(trusted.port) == port && words(&trusted.address) == words(server) {
+            return u64::from(port != 0);
+        }
+    }
+    0
+}
+
+/// See [`is_resolver`]. A global function, see `rules::nameward_judge`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nameward_is_resolver(address: *const Address, port: u32) -> u64 {
+    // SAFETY: null or what callers pass; the verifier checks it.
+    let (Some(address), Some(config)) = (unsafe { address.as_ref() }, CONFIG.get(0)) else { return 0 };
     let dns = &config.dns;
     let there = words(address) == words(&dns.resolver4) || words(address) == words(&dns.resolver6);
-    if !there || port == [0; 2] {
-        return false;
+    if !there || port == 0 {
+        return 0;
     }
-    let mut known = port == dns.default_port;
+    if port == number(dns.default_port) {
+        return 1;
+    }
     for index in 0..TRUSTED_SERVERS {
-        known |= port == dns.trusted[index].resolver_port;
+        if port == number(dns.trusted[index].resolver_port) {
+            return 1;
+        }
     }
-    known
+    0
 }
 
 #[inline(always)]
@@ -76,7 +113,7 @@ fn key(cookie: u64, protocol: u8, address: &Address) -> DnsFlowKey {
 /// Sends a socket to the resolver instead, and remembers what it meant. `false` = there is no resolver.
 #[inline(always)]
 pub fn redirect(ctx: *mut bpf_sock_addr, hook: Hook, endpoint: &Endpoint, question: &Question) -> bool {
-    let port = resolver_port(endpoint, &question.remote, question.port);
+    let port = resolver_port(&question.remote, question.port);
     if port == [0; 2] {
         return false;
     }
@@ -189,9 +226,8 @@ fn recall(ctx: *mut bpf_sock_addr, protocol: u8, address: &Address) -> Option<&'
 /// Shows the server as the source of a datagram from the resolver.
 #[inline(always)]
 pub fn show_source(ctx: *mut bpf_sock_addr, hook: Hook) {
-    let Some(endpoint) = super::endpoint(ctx) else { return };
     let (source, port) = address::read(ctx, hook);
-    if !is_resolver(&endpoint, &source, port) {
+    if !is_resolver(&source, port) {
         return;
     }
     let Some(flow) = recall(ctx, UDP, &source) else { return };
@@ -207,9 +243,8 @@ pub fn show_source(ctx: *mut bpf_sock_addr, hook: Hook) {
 /// Shows the server as the peer of a socket that is connected to the resolver.
 #[inline(always)]
 pub fn show_peer(ctx: *mut bpf_sock_addr, hook: Hook) {
-    let Some(endpoint) = super::endpoint(ctx) else { return };
     let (peer, port) = address::read(ctx, hook);
-    if !is_resolver(&endpoint, &peer, port) {
+    if !is_resolver(&peer, port) {
         return;
     }
     let Some(flow) = recall(ctx, super::protocol(ctx), &peer) else { return };

@@ -159,7 +159,7 @@ fn connect(ctx: *mut bpf_sock_addr, hook: Hook) -> i32 {
             false => deny(&endpoint, &remote, port, protocol, Reason::DnsElsewhere),
         };
     }
-    if protocol == UDP || dns::is_resolver(&endpoint, &remote, port) {
+    if protocol == UDP || dns::is_resolver(&remote, port) {
         return PASS;
     }
     connect_tcp(ctx, &endpoint, &mut question)
@@ -202,7 +202,7 @@ fn send(ctx: *mut bpf_sock_addr, hook: Hook) -> i32 {
 /// Whether a destination is a DNS server in the resolver's place.
 #[inline(always)]
 fn is_redirected(endpoint: &Endpoint, question: &Question) -> bool {
-    (question.port == DNS || dns::is_trusted(endpoint, &question.remote, question.port))
+    (question.port == DNS || dns::is_trusted(&question.remote, question.port))
         && !endpoint.switch.has(flags::DNS_DIRECT)
         && !is_direct_dns(endpoint, question)
 }

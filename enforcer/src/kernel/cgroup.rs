@@ -238,7 +238,7 @@ fn source_towards(from: &str, to: &str) -> io::Result<IpAddr> {
 /// Attaches all hooks, or puts the programs in the place of those that are attached.
 pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, pins: &Path) -> Result<(), KernelError> {
     let cgroup = File::open(path).map_err(|error| KernelError::file("open", path, error))?;
-    loading::load(ebpf, &HOOKS, &format!("at cgroup {}", path.display()))?;
+    loading::load(&mut loading::select(ebpf, &HOOKS)?, &format!("at cgroup {}", path.display()))?;
     for name in HOOKS {
         let hook = Hook { name, cgroup: &cgroup, path };
         let program = ebpf

@@ -3,14 +3,14 @@
 //! What the workload sends enters the host at its interface (direction ingress): `pod_egress`. What it gets leaves
 //! the host there (direction egress): `pod_ingress`.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread};
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
-        tc::{SchedClassifierLink, TcAttachOptions},
+        tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions},
     },
 };
 use nameward_abi::programs;
@@ -187,11 +187,88 @@ pub(super) fn attach(
     links: Links,
     hooks: Hooks,
 ) -> Result<(), KernelError> {
-    loading::load(ebpf, &HOOKS.map(|(program, _)| program), &format!("at interface {interface}"))?;
+    let known = |(program, _): &(&str, _)| pin_path(pins, program).exists();
+    if hooks == Hooks::Tcx && (links == Links::Renew || !HOOKS.iter().any(known)) {
+        return attach_anew(ebpf, interface, pins);
+    }
+    let names = HOOKS.map(|(program, _)| program);
+    loading::load(&mut loading::select(ebpf, &names)?, &format!("at interface {interface}"))?;
     for (program, hook) in HOOKS {
         attach_one(ebpf, program, interface, hook, pins, links, hooks)?;
     }
     Ok(())
+}
+
+/// Attaches both programs by new links.
+///
+/// The kernel lets who makes a link wait until no processor uses what was there before: milliseconds, in which the
+/// programs can be verified. So the links are made with a program that passes everything on, and get ours when both are
+/// there; that does not wait.
+fn attach_anew(ebpf: &mut Ebpf, interface: &str, pins: &Path) -> Result<(), KernelError> {
+    let target = format!("at interface {interface}");
+    let [(ingress, _), (egress, _)] = HOOKS;
+    let mut programs = loading::select(ebpf, &[programs::PLACEHOLDER, ingress, egress])?;
+    let (placeholder, ours) = programs.split_at_mut(1);
+    loading::load(placeholder, &target)?;
+    let links = thread::scope(|scope| {
+        let links = scope.spawn(|| make_links(&mut placeholder[0], interface));
+        let loaded = loading::load(ours, &target);
+        let links = loading::joined(links);
+        loaded.and(links)
+    })?;
+    for ((name, program), link) in ours.iter_mut().zip(links) {
+        let classifier = classifier(name, program, interface)?;
+        let failed = |source| KernelError::program("replace", name, target.clone(), source);
+        let id = classifier.attach_to_link(link).map_err(failed)?;
+        keep(classifier, id, name, interface, &pin_path(pins, name))?;
+    }
+    Ok(())
+}
+
+/// Links in front of all others at both hooks, with a program that passes everything on.
+fn make_links(
+    (name, program): &mut loading::Named<'_>,
+    interface: &str,
+) -> Result<Vec<SchedClassifierLink>, KernelError> {
+    let classifier = classifier(name, program, interface)?;
+    let failed = |source| KernelError::program("attach", name, format!("at interface {interface}"), source);
+    HOOKS
+        .iter()
+        .map(|(_, hook)| {
+            let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = classifier.attach_with_options(interface, *hook, first).map_err(failed)?;
+            classifier.take_link(id).map_err(failed)
+        })
+        .collect()
+}
+
+fn classifier<'a>(
+    name: &str,
+    program: &'a mut Program,
+    interface: &str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    program
+        .try_into()
+        .map_err(|source| KernelError::program("find", name, format!("at interface {interface}"), source))
+}
+
+/// Pins the link of an attached program.
+fn keep(
+    classifier: &mut SchedClassifier,
+    id: SchedClassifierLinkId,
+    program: &str,
+    interface: &str,
+    pin: &Path,
+) -> Result<(), KernelError> {
+    let link = classifier.take_link(id).map_err(|source| {
+        KernelError::program("keep", program, format!("at interface {interface}"), source)
+    })?;
+    let link = FdLink::try_from(link).map_err(|source| KernelError::Link {
+        operation: "keep",
+        path: pin.into(),
+        source: source.into(),
+    })?;
+    links::pin_over(link, pin)
 }
 
 /// Attaches the program on the workload's side of a pair, or replaces it.
@@ -263,11 +340,10 @@ pub(super) fn attach_one(
             KernelError::program(operation, program, format!("at interface {interface}"), source)
         }
     };
-    let classifier: &mut SchedClassifier = ebpf
+    let found = ebpf
         .program_mut(program)
-        .ok_or_else(|| KernelError::Missing { what: "program", name: program.into() })?
-        .try_into()
-        .map_err(failed("find"))?;
+        .ok_or_else(|| KernelError::Missing { what: "program", name: program.into() })?;
+    let classifier = classifier(program, found, interface)?;
     match classifier.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
         Err(error) => return Err(failed("load")(error)),
@@ -292,13 +368,7 @@ pub(super) fn attach_one(
     }
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = classifier.attach_with_options(interface, hook, first).map_err(failed("attach"))?;
-    let link = classifier.take_link(id).map_err(failed("keep"))?;
-    let link = FdLink::try_from(link).map_err(|source| KernelError::Link {
-        operation: "keep",
-        path: pin.clone(),
-        source: source.into(),
-    })?;
-    links::pin_over(link, &pin)
+    keep(classifier, id, program, interface, &pin)
 }
 
 #[cfg(test)]
