@@ -116,7 +116,7 @@ impl DecisionFilter {
             && self.direction.is_none_or(|wanted| wanted == decision.direction)
             && self.since.is_none_or(|since| decision.at >= since)
             && self.until.is_none_or(|until| decision.at < until)
-            && self.address.is_none_or(|net| net.contains(&decision.remote))
+            && self.address.is_none_or(|net| decision.query_type.is_none() && net.contains(&decision.remote))
             && self.policy.as_deref().is_none_or(|wanted| {
                 decision.policy.as_deref().is_some_and(|policy| {
                     policy
@@ -276,6 +276,8 @@ mod tests {
             remote: "203.0.113.9".parse().unwrap(),
             remote_port: 443,
             name: Some("files.example.net".into()),
+            query_type: None,
+            response_code: None,
             policy: Some("EgressPolicy ci/runners rule web".into()),
             packets: 1,
             bytes: 60,

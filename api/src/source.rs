@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use nameward_policy::Destination;
+use nameward_policy::{Destination, Name};
 use thiserror::Error;
 use tokio::sync::broadcast;
 
@@ -63,6 +63,9 @@ pub trait Source: Send + Sync + 'static {
         protocol: u8,
         port: u16,
     ) -> Result<Explained, SourceError>;
+
+    /// Whether a deny of an endpoint's rules stands against a name, also where it is only audited.
+    fn forbids(&self, uid: &str, name: &Name) -> bool;
 
     /// The decisions that are kept, oldest first.
     fn recent_decisions(&self) -> Vec<Arc<Followed>>;

@@ -96,11 +96,12 @@ impl Follower {
     /// What is kept behind the last event that was seen. Whoever saw another process's events gets all that is kept.
     fn replay(&mut self, kept: Vec<Arc<Followed>>, last: LastSeen) {
         let last = if last.epoch == self.epoch { last.sequence } else { 0 };
-        let first = kept.first().map_or(0, |first| first.sequence);
-        if last != 0 && first > last + 1 {
-            self.lost += first - last - 1;
-        }
+        let newest = kept.last().map_or(0, |newest| newest.sequence);
         self.replayed = kept.into_iter().filter(|one| one.sequence > last).collect();
+        if last != 0 {
+            // Not only the oldest are forgotten: each workload has its own part of the memory.
+            self.lost += newest.saturating_sub(last).saturating_sub(self.replayed.len() as u64);
+        }
         self.seen = last;
     }
 

@@ -21,12 +21,19 @@ struct Tried {
     private: bool,
 }
 
-/// Suggestions for each endpoint, by identifier.
-pub fn suggest<'a>(decisions: impl Iterator<Item = &'a Decision>) -> Vec<Suggestion> {
+/// Suggestions for each endpoint, by identifier. `forbids`: whether a deny of an endpoint's rules stands against a name.
+pub fn suggest<'a>(
+    decisions: impl Iterator<Item = &'a Decision>,
+    forbids: impl Fn(&str, &Name) -> bool,
+) -> Vec<Suggestion> {
     let mut tried: BTreeMap<String, BTreeMap<String, Tried>> = BTreeMap::new();
     for decision in decisions.filter(|decision| is_curable(decision)) {
-        let own = tried.entry(decision.endpoint.to_string()).or_default();
         let destination = decision.name.as_deref().and_then(|name| Name::parse(name).ok());
+        let is_forbidden = |name: &Name| forbids(&decision.endpoint, name);
+        if destination.as_ref().map_or(decision.query_type.is_some(), is_forbidden) {
+            continue;
+        }
+        let own = tried.entry(decision.endpoint.to_string()).or_default();
         let by_name = destination.is_some();
         let destination = destination.map_or_else(|| decision.remote.to_string(), |name| name.to_string());
         let one = own.entry(destination).or_default();
@@ -36,7 +43,9 @@ pub fn suggest<'a>(decisions: impl Iterator<Item = &'a Decision>) -> Vec<Suggest
         }
         one.packets += decision.packets;
         one.last = one.last.max(Some(decision.at));
-        one.private |= by_name && matches!(judge(decision.remote), AddressClass::Private(_));
+        one.private |= by_name
+            && decision.query_type.is_none()
+            && matches!(judge(decision.remote), AddressClass::Private(_));
     }
     let each = |(endpoint, tried): (String, BTreeMap<String, Tried>)| Suggestion {
         endpoint,
@@ -109,6 +118,8 @@ mod tests {
             remote: remote.parse().unwrap(),
             remote_port: port,
             name: name.map(Into::into),
+            query_type: None,
+            response_code: None,
             policy: None,
             packets: 2,
             bytes: 1,
@@ -127,7 +138,7 @@ mod tests {
             decision("spoofed-source", None, "203.0.113.11", 22),
             decision("no-match", None, "203.0.113.12", 0),
         ];
-        let suggestions = suggest(all.iter());
+        let suggestions = suggest(all.iter(), |_, _| false);
         let [one] = &suggestions[..] else { panic!("{suggestions:?}") };
         let told: Vec<_> = one
             .destinations

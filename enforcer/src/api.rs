@@ -71,6 +71,10 @@ impl Source for Enforcer {
         Ok(Explained::new(&explanation, |moment| clock.wall(moment)))
     }
 
+    fn forbids(&self, uid: &str, name: &Name) -> bool {
+        Self::forbids(self, uid, name)
+    }
+
     fn recent_decisions(&self) -> Vec<Arc<Followed>> {
         Self::recent_decisions(self)
     }

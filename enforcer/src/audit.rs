@@ -1,7 +1,9 @@
-//! Decisions as records of the audit log: OCSF 1.8 Network Activity (class 4001). The envelope is the log's.
+//! Decisions as records of the audit log: OCSF 1.8 Network Activity (class 4001), for names that were not answered
+//! DNS Activity (4003). The envelope is the log's.
 
 use std::{net::IpAddr, sync::Arc};
 
+use jiff::Timestamp;
 use nameward_api::{
     Followed,
     types::{Decision, Direction, Verdict},
@@ -9,11 +11,21 @@ use nameward_api::{
 use nameward_daemon::audit::{AuditLog, AuditOptions};
 use serde_json::{Value, json};
 
-/// A decision, and the node it was made on.
+/// What is recorded, and the node it is of.
 #[derive(Clone, Debug)]
 pub struct Audited {
     node: Arc<str>,
-    decision: Arc<Followed>,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Decision(Arc<Followed>),
+    /// Questions that are no decisions; of several endpoints when none is named.
+    Untold {
+        endpoint: Option<Arc<str>>,
+        count: u64,
+    },
 }
 
 /// The log of an enforcer.
@@ -34,13 +46,29 @@ impl Audit {
 
     /// Records a decision. Never waits.
     pub(crate) fn record(&self, decision: &Arc<Followed>) {
-        let audited = Audited { node: Arc::clone(&self.node), decision: Arc::clone(decision) };
-        self.log.record(decision.at, audited);
+        let what = What::Decision(Arc::clone(decision));
+        self.log.record(decision.at, Audited { node: Arc::clone(&self.node), what });
+    }
+
+    /// Records that questions are not told one by one. Never waits.
+    pub(crate) fn record_untold(&self, endpoint: Option<&Arc<str>>, count: u64) {
+        let what = What::Untold { endpoint: endpoint.cloned(), count };
+        self.log.record(Timestamp::now(), Audited { node: Arc::clone(&self.node), what });
     }
 }
 
 fn encode(audited: &Audited) -> Value {
-    let decision: &Decision = &audited.decision;
+    let node = &*audited.node;
+    match &audited.what {
+        What::Decision(decision) => match &decision.query_type {
+            Some(query_type) => question(node, decision, query_type),
+            None => packets(node, decision),
+        },
+        What::Untold { endpoint, count } => untold(node, endpoint.as_deref(), *count),
+    }
+}
+
+fn packets(node: &str, decision: &Decision) -> Value {
     let meaning = Meaning::of(decision.verdict);
     let workload = json!({
         "ip": decision.local, "port": decision.local_port, "uid": decision.endpoint, "name": decision.endpoint,
@@ -76,16 +104,84 @@ fn encode(audited: &Audited) -> Value {
         } else {
             json!({"packets_in": decision.packets, "bytes_in": decision.bytes})
         },
-        "device": {"hostname": audited.node, "type_id": 1},
+        "device": {"hostname": node, "type_id": 1},
         "unmapped": {"decision": decision.sequence, "generation": decision.generation},
     });
+    policy(&mut record, decision);
+    record
+}
+
+/// A name that was not answered, and what was: OCSF 1.8 DNS Activity.
+fn question(node: &str, decision: &Decision, query_type: &str) -> Value {
+    let meaning = Meaning::of(decision.verdict);
+    let mut record = json!({
+        "category_uid": 4,
+        "class_uid": 4003,
+        "activity_id": 6,
+        "type_uid": 400_306,
+        "severity_id": meaning.severity,
+        "action_id": meaning.action,
+        "disposition_id": meaning.disposition,
+        "status_id": if decision.verdict == Verdict::Deny { 2 } else { 1 },
+        "status_code": decision.reason,
+        "count": decision.packets,
+        "query": {"hostname": decision.name, "type": query_type, "class": "IN"},
+        "src_endpoint": {"uid": decision.endpoint, "name": decision.endpoint},
+        "device": {"hostname": node, "type_id": 1},
+        "unmapped": {"decision": decision.sequence, "generation": decision.generation},
+    });
+    if let Some(code) = &decision.response_code {
+        record["rcode"] = (**code).into();
+        record["rcode_id"] = rcode_id(code).into();
+    }
+    if !decision.local.is_unspecified() {
+        record["src_endpoint"]["ip"] = decision.local.to_string().into();
+    }
+    policy(&mut record, decision);
+    record
+}
+
+/// Questions that were not answered, and are not told one by one: their number.
+fn untold(node: &str, endpoint: Option<&str>, count: u64) -> Value {
+    let mut record = json!({
+        "category_uid": 4,
+        "class_uid": 4003,
+        "activity_id": 6,
+        "type_uid": 400_306,
+        "severity_id": 2,
+        "status_code": "untold",
+        "status_detail": "questions that were not answered and are not told one by one",
+        "count": count,
+        "device": {"hostname": node, "type_id": 1},
+    });
+    if let Some(endpoint) = endpoint {
+        record["src_endpoint"] = json!({"uid": endpoint, "name": endpoint});
+    }
+    record
+}
+
+/// The number of a response code; 99 Other.
+fn rcode_id(code: &str) -> u8 {
+    match code {
+        "NOERROR" => 0,
+        "FORMERR" => 1,
+        "SERVFAIL" => 2,
+        "NXDOMAIN" => 3,
+        "NOTIMP" => 4,
+        "REFUSED" => 5,
+        _ => 99,
+    }
+}
+
+fn policy(record: &mut Value, decision: &Decision) {
     if let Some((policy, rule)) =
         decision.policy.as_deref().map(|text| text.split_once(" rule ").unwrap_or((text, "")))
     {
         record["policy"] = json!({"name": policy, "is_applied": decision.verdict != Verdict::WouldDeny});
-        record["firewall_rule"] = json!({"name": rule});
+        if !rule.is_empty() {
+            record["firewall_rule"] = json!({"name": rule});
+        }
     }
-    record
 }
 
 /// The numbers of a verdict.
@@ -115,27 +211,34 @@ mod tests {
     use super::*;
 
     fn audited(verdict: Verdict, direction: Direction) -> Value {
-        encode(&Audited {
-            node: "node-1".into(),
-            decision: Arc::new(Followed::from(Decision {
-                sequence: 9,
-                at: jiff::Timestamp::UNIX_EPOCH,
-                endpoint: "ci/runner".into(),
-                verdict,
-                reason: "no-match".into(),
-                direction,
-                protocol: 6,
-                local: "10.0.0.2".parse().unwrap(),
-                local_port: 40_000,
-                remote: "203.0.113.9".parse().unwrap(),
-                remote_port: 443,
-                name: Some("files.example.net".into()),
-                policy: Some("EgressPolicy ci/runners rule web".into()),
-                packets: 3,
-                bytes: 180,
-                generation: 2,
-            })),
-        })
+        recorded(decision(verdict, direction))
+    }
+
+    fn recorded(decision: Decision) -> Value {
+        encode(&Audited { node: "node-1".into(), what: What::Decision(Arc::new(Followed::from(decision))) })
+    }
+
+    fn decision(verdict: Verdict, direction: Direction) -> Decision {
+        Decision {
+            sequence: 9,
+            at: jiff::Timestamp::UNIX_EPOCH,
+            endpoint: "ci/runner".into(),
+            verdict,
+            reason: "no-match".into(),
+            direction,
+            protocol: 6,
+            local: "10.0.0.2".parse().unwrap(),
+            local_port: 40_000,
+            remote: "203.0.113.9".parse().unwrap(),
+            remote_port: 443,
+            name: Some("files.example.net".into()),
+            query_type: None,
+            response_code: None,
+            policy: Some("EgressPolicy ci/runners rule web".into()),
+            packets: 3,
+            bytes: 180,
+            generation: 2,
+        }
     }
 
     #[test]
@@ -152,6 +255,62 @@ mod tests {
         assert_eq!(
             (&record["policy"]["name"], &record["firewall_rule"]["name"]),
             (&"EgressPolicy ci/runners".into(), &"web".into())
+        );
+    }
+
+    // G5
+    #[test]
+    fn a_name_that_is_not_answered_is_dns_activity() {
+        let question = |verdict| {
+            let network = decision(verdict, Direction::Egress);
+            let decision = Decision {
+                reason: "filtered".into(),
+                query_type: Some("HTTPS".into()),
+                response_code: Some("NXDOMAIN".into()),
+                policy: Some("EgressPolicy ci/runners".into()),
+                ..network
+            };
+            recorded(decision)
+        };
+        let record = question(Verdict::Deny);
+        assert_eq!((&record["class_uid"], &record["type_uid"]), (&4003.into(), &400_306.into()));
+        assert_eq!((&record["action_id"], &record["status_code"]), (&2.into(), &"filtered".into()));
+        let asked = json!({"hostname": "files.example.net", "type": "HTTPS", "class": "IN"});
+        assert_eq!((&record["query"], &record["count"]), (&asked, &3.into()));
+        assert_eq!(
+            record["src_endpoint"],
+            json!({"uid": "ci/runner", "name": "ci/runner", "ip": "10.0.0.2"})
+        );
+        assert_eq!(record["policy"], json!({"name": "EgressPolicy ci/runners", "is_applied": true}));
+        assert_eq!((&record["rcode_id"], &record["rcode"]), (&3.into(), &"NXDOMAIN".into()));
+        assert!(record.get("dst_endpoint").is_none() && record.get("firewall_rule").is_none());
+        assert_eq!(question(Verdict::WouldDeny)["action_id"], 3, "answered all the same");
+    }
+
+    // Issue 8: names are data
+    #[test]
+    fn names_cannot_end_a_record_or_steer_a_terminal() {
+        let hostile = "a\u{1b}]0;owned\u{7}\n{\"class_uid\":1}<script>";
+        let decision = Decision {
+            name: Some(hostile.into()),
+            query_type: Some("A".into()),
+            ..decision(Verdict::Deny, Direction::Egress)
+        };
+        let line = recorded(decision).to_string();
+        assert!(!line.contains(char::is_control), "{line:?}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["query"]["hostname"], hostile);
+    }
+
+    // Issue 8: what is not told is counted, and the loss is told
+    #[test]
+    fn questions_that_are_not_told_one_by_one_leave_their_number() {
+        let what = What::Untold { endpoint: Some("ci/runner".into()), count: 12 };
+        let record = encode(&Audited { node: "node-1".into(), what });
+        assert_eq!((&record["class_uid"], &record["count"]), (&4003.into(), &12.into()));
+        assert_eq!(
+            (&record["status_code"], &record["src_endpoint"]["uid"]),
+            (&"untold".into(), &"ci/runner".into())
         );
     }
 

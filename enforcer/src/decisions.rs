@@ -1,13 +1,16 @@
-//! What became of packets, told with names: one [`Decision`] for each event of the kernel.
+//! What became of packets and of questions, told with names: one [`Decision`] for each event of the kernel, and for each
+//! name that a resolver did not answer.
 //!
-//! [`Decisions::tell`] is the only way a decision comes into the world: the audit log, the counters and the stream
-//! of it come from there, with one sequence number. It does not decide anything.
+//! [`Decisions`] is the only place where a decision comes into the world: the audit log, the counters and the stream
+//! of it come from there, with one sequence number, in its order. It does not decide anything.
+
+mod kept;
+mod questions;
 
 use std::{
-    collections::VecDeque,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,36 +22,44 @@ pub use nameward_api::{
     types::{Decision, DecisionCounts, Direction, Verdict},
 };
 use nameward_daemon::audit::AuditCounts;
+use nameward_policy::Reason as DnsReason;
 use tokio::sync::broadcast;
 
+use self::kept::Kept;
+pub(crate) use self::questions::{DNS_REASONS, Refusal};
 use crate::audit::Audit;
 
 /// Decisions that a slow reader may be behind before it loses some.
 const BACKLOG: usize = 4_096;
 
-/// Decisions that are kept for those who ask afterwards, and for suggestions.
-const RECENT: usize = 10_000;
-
 /// Tells decisions to the log and to whoever listens.
 #[derive(Debug)]
 pub struct Decisions {
     listeners: broadcast::Sender<Arc<Followed>>,
-    recent: Mutex<VecDeque<Arc<Followed>>>,
+    told: Mutex<Told>,
     epoch: u64,
-    told: AtomicU64,
-    denied: AtomicU64,
     orphaned: AtomicU64,
     audit: OnceLock<Audit>,
+}
+
+/// What was told. Its lock is held from the number of a decision until it is on its way: followers take one that comes
+/// behind a later one for one that they have seen.
+#[derive(Debug, Default)]
+struct Told {
+    number: u64,
+    denied: u64,
+    kept: Kept,
+    /// Questions by reason, in the order of [`DNS_REASONS`].
+    refused: [u64; DNS_REASONS.len()],
+    untold: u64,
 }
 
 impl Default for Decisions {
     fn default() -> Self {
         Self {
             listeners: broadcast::Sender::new(BACKLOG),
-            recent: Mutex::default(),
+            told: Mutex::default(),
             epoch: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
-            told: AtomicU64::new(0),
-            denied: AtomicU64::new(0),
             orphaned: AtomicU64::new(0),
             audit: OnceLock::new(),
         }
@@ -63,6 +74,16 @@ pub(crate) struct Context {
     pub(crate) policy: Option<String>,
 }
 
+/// Who asked a question.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    pub(crate) endpoint: Arc<str>,
+    /// Its first address; none where it has none of its own.
+    pub(crate) address: Option<IpAddr>,
+    /// Of its rules.
+    pub(crate) generation: u32,
+}
+
 impl Decisions {
     /// Follows decisions from here on.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Followed>> {
@@ -71,7 +92,7 @@ impl Decisions {
 
     /// The latest decisions, oldest first.
     pub fn recent(&self) -> Vec<Arc<Followed>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.told().kept.all()
     }
 
     /// When this process began to count, in milliseconds: numbers of another begin at 1, too.
@@ -81,11 +102,9 @@ impl Decisions {
 
     /// Counts so far.
     pub fn counts(&self) -> DecisionCounts {
-        DecisionCounts {
-            told: self.told.load(Ordering::Relaxed),
-            denied: self.denied.load(Ordering::Relaxed),
-            orphaned: self.orphaned.load(Ordering::Relaxed),
-        }
+        let told = self.told();
+        let orphaned = self.orphaned.load(Ordering::Relaxed);
+        DecisionCounts { told: told.number, denied: told.denied, orphaned }
     }
 
     /// Records every decision from here on, too. The first log stays.
@@ -102,49 +121,88 @@ impl Decisions {
 
     /// Makes a decision of an event and tells it.
     pub(crate) fn tell(&self, event: &Event, at: Timestamp, context: Context) -> Arc<Followed> {
-        let sequence = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        let decision = Arc::new(Followed::from(decision(sequence, event, at, context)));
-        if decision.is_denied() {
-            self.denied.fetch_add(1, Ordering::Relaxed);
+        self.pass_on(self.told(), |number| decision(number, event, at, context))
+    }
+
+    /// Makes a decision of a name that was not answered, and tells it.
+    pub(crate) fn tell_refused(&self, refusal: Refusal, asker: Asker) -> Arc<Followed> {
+        let mut told = self.told();
+        let (reason, count) = refusal.counted();
+        for (_, counter) in DNS_REASONS.iter().zip(&mut told.refused).filter(|(one, _)| **one == reason) {
+            *counter += count;
         }
-        tracing::info!(
-            target: "audit",
-            sequence = decision.sequence,
-            at = %decision.at,
-            endpoint = &*decision.endpoint,
-            verdict = decision.verdict.word(),
-            reason = &*decision.reason,
-            direction = decision.direction.word(),
-            protocol = decision.protocol,
-            remote = %decision.remote,
-            remote_port = decision.remote_port,
-            name = decision.name_or_unknown(),
-            policy = decision.policy.as_deref(),
-            packets = decision.packets,
-            bytes = decision.bytes,
-        );
+        self.pass_on(told, |number| refusal.decision(number, asker))
+    }
+
+    /// Counts questions of an endpoint that are not told one by one, and tells how many; none: of several.
+    pub(crate) fn untold(&self, endpoint: Option<&Arc<str>>, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.told().untold += count;
+        tracing::warn!(target: "audit", endpoint = endpoint.map(|uid| &**uid), count, "questions are not told one by one");
+        if let Some(audit) = self.audit.get() {
+            audit.record_untold(endpoint, count);
+        }
+    }
+
+    /// Questions by reason, and those that are not told one by one.
+    pub(crate) fn refused_counts(&self) -> (Vec<(DnsReason, u64)>, u64) {
+        let told = self.told();
+        (DNS_REASONS.into_iter().zip(told.refused).collect(), told.untold)
+    }
+
+    /// An endpoint was removed: its decisions are kept as long as there is room.
+    pub(crate) fn removed(&self, endpoint: &str) {
+        self.told().kept.remove(endpoint);
+    }
+
+    fn pass_on(&self, mut told: MutexGuard<'_, Told>, make: impl FnOnce(u64) -> Decision) -> Arc<Followed> {
+        told.number += 1;
+        let decision = Arc::new(Followed::from(make(told.number)));
+        told.denied += u64::from(decision.is_denied());
+        told.kept.keep(&decision);
         if let Some(audit) = self.audit.get() {
             audit.record(&decision);
         }
-        self.keep(&decision);
         if self.listeners.send(Arc::clone(&decision)).is_err() {
             tracing::trace!("nobody follows the decisions");
         }
+        drop(told);
+        log(&decision);
         decision
     }
 
-    fn keep(&self, decision: &Arc<Followed>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= RECENT {
-            recent.pop_front();
-        }
-        recent.push_back(Arc::clone(decision));
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts an event whose endpoint is gone.
     pub(crate) fn orphan(&self) {
         self.orphaned.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Names are data: they are written as quoted strings.
+fn log(decision: &Decision) {
+    tracing::info!(
+        target: "audit",
+        sequence = decision.sequence,
+        at = %decision.at,
+        endpoint = &*decision.endpoint,
+        verdict = decision.verdict.word(),
+        reason = &*decision.reason,
+        direction = decision.direction.word(),
+        protocol = decision.protocol,
+        remote = %decision.remote,
+        remote_port = decision.remote_port,
+        name = decision.name_or_unknown(),
+        query_type = decision.query_type.as_deref(),
+        response_code = decision.response_code.as_deref(),
+        policy = decision.policy.as_deref(),
+        packets = decision.packets,
+        bytes = decision.bytes,
+    );
 }
 
 fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> Decision {
@@ -161,6 +219,8 @@ fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> De
         remote: ip(event.remote),
         remote_port: u16::from_be_bytes(event.remote_port),
         name: context.name,
+        query_type: None,
+        response_code: None,
         policy: context.policy,
         packets: event.packets,
         bytes: event.bytes,
@@ -189,6 +249,8 @@ pub(crate) fn ip(address: nameward_abi::Address) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use nameward_feed::proto::RefusedName;
+
     use super::*;
 
     fn event() -> Event {
@@ -224,6 +286,74 @@ mod tests {
         let second = followed.try_recv().unwrap();
         assert_eq!((second.sequence, second.name_or_unknown()), (2, "never resolved"));
         assert_eq!(decisions.counts(), DecisionCounts { told: 2, denied: 2, orphaned: 0 });
+    }
+
+    /// A decision of this number.
+    pub(super) fn numbered(sequence: u64, endpoint: &str) -> Arc<Followed> {
+        let context = Context { endpoint: endpoint.into(), ..context(None) };
+        Arc::new(Followed::from(decision(sequence, &event(), Timestamp::UNIX_EPOCH, context)))
+    }
+
+    fn refused(reason: &str, answered: bool) -> Option<Refusal> {
+        Refusal::read(&RefusedName {
+            name: "x.example".into(),
+            record_type: 28,
+            reason: reason.into(),
+            policy: "EgressPolicy ci/a".into(),
+            count: 3,
+            answered,
+            response_code: Some(3),
+            ..RefusedName::default()
+        })
+    }
+
+    fn asker() -> Asker {
+        Asker { endpoint: "runner".into(), address: None, generation: 4 }
+    }
+
+    // G5, R6
+    #[test]
+    fn names_that_are_not_answered_are_numbered_with_packets() {
+        let decisions = Decisions::default();
+        decisions.tell(&event(), Timestamp::UNIX_EPOCH, context(None));
+        let tell = |refusal: Refusal| decisions.tell_refused(refusal, asker());
+        let denied = tell(refused("filtered", false).unwrap());
+        assert_eq!((denied.sequence, denied.verdict, &*denied.reason), (2, Verdict::Deny, "filtered"));
+        assert_eq!((denied.name.as_deref(), denied.packets), (Some("x.example"), 3));
+        assert_eq!((denied.query_type.as_deref(), denied.peer()), (Some("AAAA"), "question AAAA".into()));
+        assert_eq!(denied.response_code.as_deref(), Some("NXDOMAIN"));
+        assert_eq!(tell(refused("filtered", true).unwrap()).verdict, Verdict::WouldDeny);
+        assert_eq!(decisions.counts(), DecisionCounts { told: 3, denied: 2, orphaned: 0 });
+        assert_eq!(decisions.refused_counts().0[0], (DnsReason::Filtered, 6));
+        assert_eq!((refused("no-match", false), refused("other", false)), (None, None));
+        assert_eq!(DNS_REASONS.iter().filter(|one| refused(one.word(), false).is_some()).count(), 6);
+        let silent = RefusedName { reason: "upstream".into(), ..RefusedName::default() };
+        assert_eq!(tell(Refusal::read(&silent).unwrap()).response_code, None, "it was not said");
+        let long = RefusedName { name: "x".repeat(513), reason: "filtered".into(), ..RefusedName::default() };
+        assert_eq!(Refusal::read(&long), None, "no name is so long");
+    }
+
+    // Issue 8: a follower takes a number below the last for one that it has seen
+    #[test]
+    fn tellers_that_overtake_each_other_lose_nothing() {
+        const EACH: u64 = 1_000;
+        let decisions = Decisions::default();
+        let mut followed = decisions.subscribe();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    decisions.tell(&event(), Timestamp::UNIX_EPOCH, context(Some("a.example")));
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    decisions.tell_refused(refused("filtered", false).unwrap(), asker());
+                }
+            });
+        });
+        let heard: Vec<u64> =
+            std::iter::from_fn(|| followed.try_recv().ok()).map(|one| one.sequence).collect();
+        assert_eq!(heard, (1..=2 * EACH).collect::<Vec<_>>());
     }
 
     #[test]

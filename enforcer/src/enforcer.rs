@@ -19,7 +19,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -190,6 +190,8 @@ struct Guarded {
     gateway: Mutex<Following>,
     /// It has as many names or addresses as it may: said once.
     is_full: AtomicBool,
+    /// Questions that are no decisions.
+    untold: AtomicU64,
     /// Another took its place. Set under the lock; from then on nothing is written through this one.
     is_retired: AtomicBool,
 }
@@ -390,6 +392,11 @@ impl Enforcer {
     /// Counts of decisions.
     pub fn decision_counts(&self) -> DecisionCounts {
         self.0.decisions.counts()
+    }
+
+    /// Questions that were not answered by reason, and those that are no decision.
+    pub(crate) fn refused_counts(&self) -> (Vec<(nameward_policy::Reason, u64)>, u64) {
+        self.0.decisions.refused_counts()
     }
 
     /// Copies of all DNS sockets, for a resolver in this process or another.

@@ -261,6 +261,18 @@ impl DnsRules {
         }
     }
 
+    /// The policy that denies a name, whether or not it is enforced (R6).
+    #[must_use]
+    pub fn denied_by(&self, name: &Name) -> Option<&PolicyRef> {
+        self.look_up(name.as_str()).denied.map(|index| &self.data.denied[index as usize].policy)
+    }
+
+    /// The policy that refuses a name, or would (R6): the one that denies it, else one that isolates the workload.
+    #[must_use]
+    pub fn refused_by(&self, name: &Name) -> Option<&PolicyRef> {
+        self.denied_by(name).or(self.data.isolated_by.as_ref())
+    }
+
     /// The port classes a name gets from this rule set; 0 = none, also for what is denied.
     #[must_use]
     pub fn classes_of(&self, name: &Name) -> u64 {

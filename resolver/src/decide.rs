@@ -27,6 +27,8 @@ pub(crate) enum Verdict {
         soa: bool,
         /// Why; nothing for search expansions, which are nobody's fault.
         error: Option<ExtendedError>,
+        /// The policy that decided, where one did.
+        policy: Option<PolicyRef>,
     },
 }
 
@@ -37,15 +39,17 @@ pub(crate) fn decide(rules: &DnsRules, name: &Name, forwarded: bool) -> Verdict 
         QueryDecision::Allowed(rule) => Verdict::Grant(rule),
         QueryDecision::Unfiltered { would_filter } => Verdict::Pass { would_filter },
         QueryDecision::SearchExpansion => {
-            Verdict::Here { code: codes::NXDOMAIN, soa: !forwarded, error: None }
+            Verdict::Here { code: codes::NXDOMAIN, soa: !forwarded, error: None, policy: None }
         }
         QueryDecision::Filtered { policy, name_below_allowed } => {
             let code = filtered_code(rules, name_below_allowed && !forwarded);
-            here(code, forwarded, ExtendedError::new(ede::FILTERED, filtered_text(name, policy)))
+            let error = ExtendedError::new(ede::FILTERED, filtered_text(name, policy.as_ref()));
+            here(code, forwarded, error, policy)
         }
         QueryDecision::Denied { policy } => {
             let text = format!("nameward: {name} is denied by {policy}");
-            here(filtered_code(rules, false), forwarded, ExtendedError::new(ede::BLOCKED, text))
+            let error = ExtendedError::new(ede::BLOCKED, text);
+            here(filtered_code(rules, false), forwarded, error, Some(policy))
         }
     }
 }
@@ -74,8 +78,8 @@ impl Terms for RuleTerms<'_> {
     }
 }
 
-fn here(code: u16, forwarded: bool, error: ExtendedError) -> Verdict {
-    Verdict::Here { code, soa: !forwarded && code != codes::REFUSED, error: Some(error) }
+fn here(code: u16, forwarded: bool, error: ExtendedError, policy: Option<PolicyRef>) -> Verdict {
+    Verdict::Here { code, soa: !forwarded && code != codes::REFUSED, error: Some(error), policy }
 }
 
 fn filtered_code(rules: &DnsRules, name_below_allowed: bool) -> u16 {
@@ -86,7 +90,7 @@ fn filtered_code(rules: &DnsRules, name_below_allowed: bool) -> u16 {
     }
 }
 
-fn filtered_text(name: &Name, policy: Option<PolicyRef>) -> String {
+fn filtered_text(name: &Name, policy: Option<&PolicyRef>) -> String {
     match policy {
         Some(policy) => format!("nameward: no rule allows {name}; isolated by {policy}"),
         None => format!("nameward: no rule allows {name}"),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use nameward_policy::PolicyRef;
 pub use nameward_policy::Reason;
 
 /// A question and what became of it.
@@ -14,6 +15,10 @@ pub struct Decision {
     pub name: Arc<str>,
     /// The type asked for.
     pub record_type: u16,
+    /// Response code of the answer.
+    pub code: u16,
+    /// The policy that decided, or would have (R6), where one did.
+    pub policy: Option<PolicyRef>,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -41,22 +46,4 @@ pub enum Outcome {
 pub trait DecisionSink: Send + Sync {
     /// One decision.
     fn decided(&self, decision: Decision);
-}
-
-/// Writes decisions to the `audit` log target.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AuditLog;
-
-impl DecisionSink for AuditLog {
-    fn decided(&self, decision: Decision) {
-        let Decision { endpoint, name, record_type, outcome } = decision;
-        match outcome {
-            Outcome::Answered { addresses, would_filter } => {
-                tracing::debug!(target: "audit", %endpoint, %name, record_type, ?addresses, would_filter, "answered");
-            }
-            Outcome::Denied { reason, detail } => {
-                tracing::info!(target: "audit", %endpoint, %name, record_type, reason = reason.word(), detail, "denied");
-            }
-        }
-    }
 }

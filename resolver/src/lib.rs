@@ -21,6 +21,7 @@ pub mod grants;
 mod limits;
 pub mod options;
 pub mod probe;
+pub mod refused;
 pub mod server;
 pub mod upstream;
 pub mod wire;

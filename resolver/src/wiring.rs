@@ -22,11 +22,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::{dns_sockets::DnsSockets, feeds::Feeds, static_endpoints::StaticEndpoints, upstreams::Upstreams};
 use crate::{
     Server, ServerConfig,
-    decisions::AuditLog,
+    decisions::DecisionSink,
     endpoints::Endpoints,
     feed_server::{Enforcers, FeedServer, SocketTaker},
     grants::{Acknowledge, Grantor, Scope},
     options::{Options, Source},
+    refused::RefusedNames,
     upstream::Upstream,
 };
 
@@ -170,8 +171,14 @@ fn serve_feeds(
 ) -> Result<(Server, Arc<DnsSockets>)> {
     let endpoints = Arc::clone(endpoints);
     let enforcers = Arc::new(Enforcers::new(Arc::clone(&endpoints)));
-    let server =
-        Server::new(config, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>, Arc::new(AuditLog));
+    let refused = Arc::new(RefusedNames::default());
+    let decisions = Arc::clone(&refused) as Arc<dyn DecisionSink>;
+    let server = Server::new(config, endpoints, Arc::clone(&enforcers) as Arc<dyn Grantor>, decisions);
+    let telling = Arc::clone(&enforcers);
+    tasks.spawn("refused-names", async move {
+        telling.tell_refused(&refused).await;
+        Ok(())
+    });
     let sockets = Arc::new(DnsSockets::new(server.clone()));
     feeds.serve(&FeedServer::new(enforcers, Arc::clone(&sockets) as Arc<dyn SocketTaker>), tasks);
     let hang_up = signal(SignalKind::hangup())?;
@@ -189,7 +196,13 @@ fn serve_file(
     let endpoints = Arc::clone(endpoints);
     let followed = StaticEndpoints::open(file, Arc::clone(&endpoints))?;
     let config = ServerConfig { believe_sources: true, ..config };
-    let server = Server::new(config, endpoints, Arc::new(Acknowledge), Arc::new(AuditLog));
+    let refused = Arc::new(RefusedNames::default());
+    let decisions = Arc::clone(&refused) as Arc<dyn DecisionSink>;
+    let server = Server::new(config, endpoints, Arc::new(Acknowledge), decisions);
+    tasks.spawn("refused-names", async move {
+        refused.log().await;
+        Ok(())
+    });
     let hang_up = signal(SignalKind::hangup())?;
     tasks.spawn("endpoints", followed.follow(hang_up));
     let sockets = Arc::new(DnsSockets::new(server.clone()));

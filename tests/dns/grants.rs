@@ -62,6 +62,7 @@ async fn a_grant_that_does_not_come_is_a_failure_in_time() {
     assert!(why(&answer).unwrap().1.contains("grant-timeout"), "{answer:?}");
     assert_eq!(lab.server.counters().grant_timeout.value(), 1);
     assert_eq!(lab.log.denials("allowed.example"), [Reason::GrantTimeout]);
+    assert_eq!(lab.log.last(), (2, None));
 }
 
 // G1, Q8

@@ -231,6 +231,13 @@ impl DecisionSink for Log {
 }
 
 impl Log {
+    /// Response code and policy of what was told last.
+    pub(crate) fn last(&self) -> (u16, Option<String>) {
+        let decisions = self.0.lock().unwrap();
+        let last = decisions.last().expect("nothing is told");
+        (last.code, last.policy.as_ref().map(ToString::to_string))
+    }
+
     /// Why questions for a name were denied.
     pub(crate) fn denials(&self, name: &str) -> Vec<Reason> {
         let decisions = self.0.lock().unwrap();

@@ -99,11 +99,19 @@ async fn what_no_rule_allows_is_answered_here() {
     let (number, text) = why(&answer).unwrap();
     assert_eq!((code(&answer), number), (ResponseCode::NXDomain, BLOCKED));
     assert!(text.contains("ClusterEgressPolicy guardrails"), "{text}");
+    assert_eq!(lab.log.last(), (3, Some("ClusterEgressPolicy guardrails".into())));
     let refusing = lab.workload_with("r", |rules| rules.settings.answer = DnsAnswer::Refused);
     let answer = refusing.ask("evil.example").await;
     assert_eq!((code(&answer), answer.authorities.len()), (ResponseCode::Refused, 0));
+    assert_eq!(lab.log.last(), (5, Some("EgressPolicy ci/runners".into())));
+    client.ask("below.example").await;
+    assert_eq!(lab.log.last(), (0, Some("EgressPolicy ci/runners".into())), "as NODATA");
     assert_eq!(lab.upstream.asked().len(), 0);
-    assert_eq!(lab.log.denials("below.example"), [Reason::Filtered]);
+    assert_eq!(lab.log.denials("below.example"), [Reason::Filtered; 2]);
+    // R6: answered, and told with the policy that would have denied it.
+    let audited = lab.workload_with("a", |rules| rules.mode = DnsMode::Audit);
+    assert_eq!(code(&audited.ask("denied.wild.example").await), ResponseCode::NoError);
+    assert_eq!(lab.log.last(), (0, Some("ClusterEgressPolicy guardrails".into())));
 }
 
 // Q2 `false`, R6, A3 (what grants nothing is passed on as it is)

@@ -69,6 +69,33 @@ async fn decisions_come_latest_first_and_page_to_the_older() {
     assert_eq!(suggestions["items"][0]["destinations"][0]["destination"], "a.example");
 }
 
+// Issue 8
+#[tokio::test]
+async fn names_that_are_not_answered_are_decisions_without_a_peer() {
+    let served = Served::new();
+    served.fixture.refuse("ci/0", "refused.example");
+    served.fixture.refuse("ci/0", "forbidden.example");
+    served.fixture.deny("ci/0", Some("forbidden.example"));
+    served.fixture.refuse("ci/0", ESCAPE);
+    let all = served.json("/v1/decisions?reason=filtered").await;
+    assert_eq!(column(&all, "name"), [ESCAPE, "forbidden.example", "refused.example"]);
+    assert_eq!(column(&all, "queryType"), ["AAAA"; 3]);
+    assert_eq!(column(&all, "responseCode"), ["NXDOMAIN"; 3]);
+    let of_any_address = served.json("/v1/decisions?address=0.0.0.0/0").await;
+    assert_eq!(column(&of_any_address, "reason"), ["no-match"]);
+    let some = served.json("/v1/decisions?name=refused.example&fields=name,queryType").await;
+    assert_eq!(some["items"][0], serde_json::json!({"name": "refused.example", "queryType": "AAAA"}));
+    let (_, _, table) = served.get("/v1/decisions", "accept: text/plain\r\n").await;
+    assert!(table.contains("question AAAA") && table.contains(r"\u{1b}]0;owned"), "{table}");
+    assert!(!table.contains('\u{1b}'), "{table}");
+    // What a deny forbids is not suggested, nor what is no name.
+    let suggestions = served.json("/v1/suggestions").await;
+    assert_eq!(
+        column(&serde_json::json!({"items": suggestions["items"][0]["destinations"]}), "destination"),
+        ["refused.example"]
+    );
+}
+
 #[tokio::test]
 async fn fields_tables_and_tags() {
     let served = Served::new();

@@ -70,6 +70,20 @@ async fn what_is_lost_is_counted() {
     assert_eq!(number(&next(&mut events).await).0, 6);
 }
 
+// Each workload has its own part of the memory: what is forgotten is not always the oldest.
+#[tokio::test]
+async fn what_is_lost_in_between_is_counted() {
+    let served = Served::new();
+    for _ in 0..10 {
+        served.fixture.deny("ci/0", None);
+    }
+    served.fixture.decisions.lock().unwrap().drain(5..8);
+    let client = Client::new(served.place(), None).unwrap();
+    let mut events = client.follow(&[], Some("abc-2")).await.unwrap();
+    assert_eq!(next(&mut events).await, Event::Lost(3));
+    assert_eq!(number(&next(&mut events).await).0, 3);
+}
+
 /// A reader that does not read is behind alone.
 #[tokio::test]
 async fn a_slow_reader_holds_nobody_up() {

@@ -58,6 +58,24 @@ impl Fixture {
     }
 }
 
+impl Fixture {
+    /// A name that was not answered, told and kept.
+    pub(crate) fn refuse(&self, endpoint: &str, name: &str) {
+        let sequence = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+        let question = Decision {
+            reason: "filtered".into(),
+            remote: "0.0.0.0".parse().unwrap(),
+            remote_port: 53,
+            query_type: Some("AAAA".into()),
+            response_code: Some("NXDOMAIN".into()),
+            ..denial(sequence, endpoint, Some(name))
+        };
+        let one = Arc::new(Followed::from(question));
+        self.decisions.lock().unwrap().push(Arc::clone(&one));
+        let _nobody_follows = self.coming.send(one);
+    }
+}
+
 fn denial(sequence: u64, endpoint: &str, name: Option<&str>) -> Decision {
     Decision {
         sequence,
@@ -72,6 +90,8 @@ fn denial(sequence: u64, endpoint: &str, name: Option<&str>) -> Decision {
         remote: "203.0.113.9".parse().unwrap(),
         remote_port: 443,
         name: name.map(Into::into),
+        query_type: None,
+        response_code: None,
         policy: None,
         packets: 1,
         bytes: 60,
@@ -94,6 +114,7 @@ fn endpoint(number: usize) -> EndpointStatus {
         not_covered: vec![],
         adopted: vec![],
         lost_events: 0,
+        lost_questions: 0,
         drift_repairs: 0,
     }
 }
@@ -194,6 +215,10 @@ impl Source for Fixture {
             missing: Some("port".into()),
             suggestion: None,
         })
+    }
+
+    fn forbids(&self, _: &str, name: &Name) -> bool {
+        name.as_str() == "forbidden.example"
     }
 
     fn recent_decisions(&self) -> Vec<Arc<Followed>> {

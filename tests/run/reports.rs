@@ -1,6 +1,11 @@
 //! What a run tells: denials, the summary, `--audit`, `--learn`, `--policy`, JSON (X4, X5, R6).
 
-use crate::lab::{Lab, privileged};
+use std::{
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use crate::lab::{Lab, Said, eventually, privileged};
 
 // X4
 #[test]
@@ -111,4 +116,36 @@ fn a_policy_that_only_denies_isolates() {
     let said =
         lab.run(&["--policy", &file, "--allow", "*.example", "--", "curl", "-s", "http://other.example/"]);
     said.ended(6).told("other.example").told("EgressPolicy ci/never");
+}
+
+// X1, X4, issue 8
+#[test]
+fn names_that_are_not_answered_are_in_the_api_of_a_run_and_told_once() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let socket = lab.folder.join("api.sock");
+    let api = format!("unix:{}", socket.display());
+    let script = "curl -s http://denied.example/; read line";
+    let mut command = lab.command(&["--api", &api, "--allow", "allowed.example", "--", "sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (started, mut child) = (Instant::now(), command.spawn().unwrap());
+    let stdin = child.stdin.take();
+    eventually("the name is a decision", || {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--max-time", "5", "--unix-socket"]).arg(&socket);
+        let said = curl.arg("http://localhost/v1/decisions?reason=filtered").output().unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+        let denied = |item: &serde_json::Value| {
+            item["name"] == "denied.example"
+                && item["responseCode"] == "NXDOMAIN"
+                && item["verdict"] == "deny"
+        };
+        said["items"].as_array().is_some_and(|items| items.iter().any(denied))
+    });
+    drop(stdin);
+    let said = Said::of(&child.wait_with_output().unwrap(), started.elapsed());
+    assert_eq!(said.err.matches("nameward: denied name denied.example: filtered").count(), 1, "{said:#?}");
+    said.told("nameward: denied 1 destination:").told("to allow all of it: --allow denied.example");
 }

@@ -88,12 +88,14 @@ impl Enforcer {
         self.beating.abort();
     }
 
-    /// The next message that is neither greeting nor heartbeat.
+    /// The next message that is neither greeting, heartbeat nor a refused name.
     pub(crate) async fn hear(&mut self) -> from_resolver::Message {
         let heard = async {
             loop {
                 match self.stream.message().await.unwrap().unwrap().message.unwrap() {
-                    from_resolver::Message::Heartbeat(_) | from_resolver::Message::Welcome(_) => {}
+                    from_resolver::Message::Heartbeat(_)
+                    | from_resolver::Message::Welcome(_)
+                    | from_resolver::Message::RefusedNames(_) => {}
                     message => return message,
                 }
             }

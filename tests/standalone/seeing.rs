@@ -10,7 +10,7 @@ use std::{
 use nameward_test_support::{privileged, program, wait_until};
 use serde_json::Value;
 
-use crate::pair_lab::{Host, Part, reaches};
+use crate::pair_lab::{Host, Part, ask, reaches};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -174,6 +174,103 @@ fn the_audit_log_is_complete_over_a_kill_and_says_what_somebody_took() {
     let verified = verify();
     assert_eq!(verified.status.code(), Some(1));
     assert!(text(&verified).contains("missing before line"), "{}", text(&verified));
+}
+
+// Issue 8, G5; promise 6: one workload's flood hides nothing of another's
+#[test]
+fn names_that_are_not_answered_are_seen_recorded_and_counted() {
+    if !privileged() {
+        return;
+    }
+    let mut host = Host::new("other.example");
+    let rules = std::fs::read_to_string(&host.config).unwrap();
+    let deny = "    deny:\n    - {name: never, to: [{domainNames: [forbidden.example]}]}\n";
+    std::fs::write(&host.config, rules + deny).unwrap();
+    host.start(Part::Resolver);
+    host.start(Part::Enforcer);
+    host.wait_until_served();
+    let api = host.api();
+    let [veth, cgroup] = &host.workloads;
+    let watching = Watching::start(&host);
+    let mut flooding = cgroup.command("kdig");
+    flooding.args(["+time=1", "+retry=0", &format!("@{}", crate::pair_lab::DNS)]);
+    flooding.args((0..4_000).map(|number| format!("flood{number}.example"))).stdout(Stdio::null());
+    let mut flooding = flooding.stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(ask(&**veth, "refused.example", 3).status, "NXDOMAIN");
+    let seen = loop {
+        let seen = watching.lines.recv_timeout(SOON).expect("the refused name is not seen");
+        if seen["name"] == "refused.example" {
+            break seen;
+        }
+    };
+    assert_eq!((&seen["verdict"], &seen["reason"]), (&"deny".into(), &"filtered".into()), "{seen}");
+    assert_eq!((&seen["endpoint"], &seen["queryType"]), (&"ci/veth".into(), &"A".into()), "{seen}");
+    assert_eq!((&seen["policy"], &seen["responseCode"]), (&"EgressPolicy ci/ci".into(), &"NXDOMAIN".into()));
+    assert_eq!(ask(&**veth, "forbidden.example", 3).status, "NXDOMAIN");
+    flooding.wait().unwrap();
+    let filter = "/v1/decisions?name=refused.example&reason=filtered&namespace=ci&pod=veth";
+    let (_, found) = crate::api::json(&api, filter);
+    assert_eq!(found["items"][0]["sequence"], seen["sequence"], "{found}");
+    wait_until("the flood is told, too", SOON, || {
+        let (_, found) = crate::api::json(&api, "/v1/decisions?pod=box&reason=filtered&name=flood1.example");
+        (!found["items"].as_array().unwrap().is_empty()).then_some(())
+    });
+    let count = crate::api::metric(&api, r#"nameward_refused_names_total{reason="filtered"}"#);
+    assert!(count > Some(1.0), "{count:?}");
+    let suggested = text(&host.ask_cli(&["policy", "suggest", "-e", "ci/veth"]).output().unwrap());
+    assert!(suggested.contains("refused.example") && !suggested.contains("forbidden.example"), "{suggested}");
+    // What is not told one by one is a number, in three places, and no line of a log.
+    let lost = wait_until("the loss is told", SOON, || {
+        crate::api::json(&api, "/v1/endpoints/ci/box").1["lostQuestions"].as_u64().filter(|lost| *lost > 0)
+    });
+    assert!(crate::api::metric(&api, "nameward_refused_names_untold_total") >= Some(lost as f64));
+    assert_eq!(crate::api::json(&api, "/v1/endpoints/ci/veth").1["lostQuestions"], 0);
+    let lines = host.logs().lines().filter(|line| line.contains("name=\"flood")).count();
+    assert!((200..4_000).contains(&lines), "{lines} of 4,000 questions are lines of two logs");
+    let mut process = watching.process;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    host.stop(Part::Enforcer);
+    let log = host.folder.path().join("audit.log");
+    let verified = Command::new(program("nameward").unwrap()).args(["audit", "verify"]).arg(&log).output();
+    let verified = verified.unwrap();
+    assert!(verified.status.success(), "{}", text(&verified));
+    let all = std::fs::read_to_string(&log).unwrap();
+    let record = all.lines().find(|line| line.contains("refused.example")).unwrap();
+    let record: Value = serde_json::from_str(record).unwrap();
+    assert_eq!(
+        (&record["class_uid"], &record["query"]["hostname"], &record["status_code"]),
+        (&4003.into(), &"refused.example".into(), &"filtered".into())
+    );
+    assert_eq!((&record["rcode_id"], &record["query"]["type"]), (&3.into(), &"A".into()));
+    assert!(all.contains(r#""status_code":"untold""#), "the loss is recorded");
+}
+
+// N1, issue 8: what is no name of a host is refused, and is nowhere to be read
+#[test]
+fn names_cannot_steer_terminals_and_logs() {
+    if !privileged() {
+        return;
+    }
+    let mut host = Host::running("other.example");
+    let api = host.api();
+    let mut asking = host.workloads[0].command("kdig");
+    asking.args(["+time=1", "+retry=0", &format!("@{}", crate::pair_lab::DNS)]);
+    asking.args((0..30).map(|number| format!(r"a\027]0;owned\007<script>{number}.example")));
+    let said = text(&asking.output().unwrap());
+    assert_eq!(said.matches("status: REFUSED").count(), 30, "{said}");
+    assert_eq!(ask(&*host.workloads[0], "after.example", 3).status, "NXDOMAIN");
+    let told = wait_until("what comes after it is a decision", SOON, || {
+        let (_, all) = crate::api::get(&api, "/v1/decisions?pod=veth");
+        all.contains("after.example").then_some(all)
+    });
+    let logs = host.logs();
+    assert!(logs.matches("after.example").count() > 1, "{logs}");
+    host.stop(Part::Enforcer);
+    let audit = std::fs::read_to_string(host.folder.path().join("audit.log")).unwrap();
+    for said in [told, audit, logs] {
+        assert!(!said.contains("owned") && !said.contains(['\u{1b}', '\u{7}']), "{said:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
+use nameward_policy::Name;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -103,6 +104,7 @@ pub(crate) async fn suggestions(
         ..DecisionFilter::default()
     };
     let kept = site.source.recent_decisions();
-    let items = suggest(kept.iter().map(|one| &***one).filter(|one| filter.passes(one)));
+    let forbids = |uid: &str, name: &Name| site.source.forbids(uid, name);
+    let items = suggest(kept.iter().map(|one| &***one).filter(|one| filter.passes(one)), forbids);
     wanted.answer(&site, items, None)
 }

@@ -39,9 +39,17 @@ pub struct Decision {
     pub remote: IpAddr,
     /// Its port.
     pub remote_port: u16,
-    /// The last name that gave this address to this endpoint; absent = never resolved.
+    /// The last name that gave this address to this endpoint, or the name that was asked for; absent = never resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// For questions: the type asked for, as `A` or `TYPE65280`; absent for packets. A question has no peer: its remote address
+    /// is the unspecified one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_type: Option<String>,
+    /// For questions: the response code of the answer, as `NXDOMAIN`; absent for packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub response_code: Option<Cow<'static, str>>,
     /// The policy and rule that took part, where one is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -129,6 +137,9 @@ impl Decision {
 
     /// Protocol and peer, for people: `tcp 203.0.113.9:443`.
     pub fn peer(&self) -> String {
+        if let Some(query_type) = &self.query_type {
+            return format!("question {query_type}");
+        }
         let protocol = match self.protocol {
             6 => "tcp".into(),
             17 => "udp".into(),
@@ -155,6 +166,8 @@ impl Item for Decision {
         "remote",
         "remotePort",
         "name",
+        "queryType",
+        "responseCode",
         "policy",
         "packets",
         "bytes",

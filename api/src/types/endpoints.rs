@@ -47,6 +47,9 @@ pub struct EndpointStatus {
     pub counters: BTreeMap<Cow<'static, str>, Counts>,
     /// Events that were kept back.
     pub lost_events: u64,
+    /// Questions that were not answered, and are not told one by one.
+    #[serde(default)]
+    pub lost_questions: u64,
     /// Repairs of map contents that were not what they should have been.
     pub drift_repairs: u64,
     /// Connections from before rules first isolated it, which go on until they end.
@@ -134,6 +137,7 @@ impl Item for EndpointStatus {
         "notCovered",
         "counters",
         "lostEvents",
+        "lostQuestions",
         "driftRepairs",
         "adopted",
     ];

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::BoxFuture;
@@ -19,6 +19,7 @@ use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decision
 use nameward_policy::{ClusterRanges, Inbound, Isolation, Rule, RuleSet, Settings};
 use nameward_resolver::endpoints::{EndpointView, Endpoints};
 use nameward_resolver::grants::{self, Grantor};
+use nameward_resolver::refused::{self, RefusedNames};
 use nameward_resolver::{Server, ServerConfig, Serving};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
@@ -85,7 +86,15 @@ impl Fence {
         let packets = enforcer.decisions();
         let mut tasks = enforcer.start(|| true)?;
         let endpoints = put_into_force(&enforcer, rules)?;
-        let (sink, questions) = questions::channel();
+        let refused = options.api.map(|_| Arc::new(RefusedNames::default()));
+        let (sink, questions) = questions::channel(refused.clone());
+        if let Some(refused) = refused {
+            let enforcer = enforcer.clone();
+            tasks.spawn(async move {
+                tell_refused(&enforcer, &refused).await;
+                "refused-names"
+            });
+        }
         let grantor = Arc::new(Direct(enforcer.clone()));
         let server =
             Server::new(ServerConfig::new(options.upstream.to_vec()), endpoints, grantor, Arc::new(sink));
@@ -121,6 +130,8 @@ impl Fence {
     pub(crate) async fn tell(&mut self, report: &mut Report) -> Result<()> {
         tokio::select! {
             decision = self.packets.recv() => match decision {
+                // Questions are told as they come, not as the API has them.
+                Ok(decision) if decision.query_type.is_some() => {}
                 Ok(decision) => report.add(packet(&decision), decision.packets),
                 Err(RecvError::Lagged(count)) => self.missed += count,
                 Err(RecvError::Closed) => bail!("events of the kernel cannot be read any more"),
@@ -208,6 +219,17 @@ fn refusal(refused: nameward_enforcer::Refused) -> grants::Refused {
         Refused::NotAllowed { .. } => grants::Refused::NotAllowed,
         Refused::Limit { .. } => grants::Refused::Limit(refused.to_string()),
         Refused::Kernel { detail } => grants::Refused::Kernel(detail),
+    }
+}
+
+/// Names that are not answered become decisions, for the API. Never ends by itself.
+async fn tell_refused(enforcer: &Enforcer, names: &RefusedNames) {
+    let mut tick = tokio::time::interval(refused::GATHER);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = Instant::now();
+        enforcer.tell_refused(&names.take(now).message(now));
     }
 }
 

@@ -1,9 +1,10 @@
-//! What became of DNS questions, from the resolver's tasks to the report.
+//! What became of DNS questions, from the resolver's tasks to the report, and to the API where there is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nameward_resolver::decisions::{Decision, DecisionSink, Outcome};
+use nameward_resolver::refused::RefusedNames;
 use tokio::sync::mpsc;
 
 use crate::report::{Fact, Subject, Verdict};
@@ -15,6 +16,8 @@ const WAITING: usize = 4_096;
 pub(super) struct Sink {
     facts: mpsc::Sender<Fact>,
     missed: Arc<AtomicU64>,
+    /// Who asks the API is told by these.
+    refused: Option<Arc<RefusedNames>>,
 }
 
 /// Gives facts.
@@ -23,17 +26,20 @@ pub(super) struct Questions {
     missed: Arc<AtomicU64>,
 }
 
-/// Both ends.
-pub(super) fn channel() -> (Sink, Questions) {
+/// Both ends. `refused`: where to keep what is not answered, too.
+pub(super) fn channel(refused: Option<Arc<RefusedNames>>) -> (Sink, Questions) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let missed = Arc::new(AtomicU64::new(0));
-    (Sink { facts: sender, missed: Arc::clone(&missed) }, Questions { facts: receiver, missed })
+    (Sink { facts: sender, missed: Arc::clone(&missed), refused }, Questions { facts: receiver, missed })
 }
 
 impl DecisionSink for Sink {
     fn decided(&self, decision: Decision) {
-        if self.facts.try_send(fact(decision)).is_err() {
+        if self.facts.try_send(fact(&decision)).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(refused) = &self.refused {
+            refused.decided(decision);
         }
     }
 }
@@ -53,12 +59,12 @@ impl Questions {
     }
 }
 
-fn fact(decision: Decision) -> Fact {
+fn fact(decision: &Decision) -> Fact {
     let subject = Subject::Question { name: decision.name.to_string() };
-    let (verdict, reason, policy) = match decision.outcome {
+    let (verdict, reason, policy) = match &decision.outcome {
         Outcome::Answered { would_filter: false, .. } => (Verdict::Pass, "name".to_owned(), None),
         Outcome::Answered { would_filter: true, .. } => (Verdict::WouldDeny, "filtered".to_owned(), None),
-        Outcome::Denied { reason, detail } => (Verdict::Deny, reason.word().to_owned(), denier(&detail)),
+        Outcome::Denied { reason, detail } => (Verdict::Deny, reason.word().to_owned(), denier(detail)),
     };
     Fact { subject, verdict, reason, policy }
 }
@@ -75,13 +81,14 @@ mod tests {
     use super::*;
 
     fn decision(outcome: Outcome) -> Decision {
-        Decision { endpoint: "sandbox".into(), name: "a.example".into(), record_type: 1, outcome }
+        let (endpoint, name) = ("sandbox".into(), "a.example".into());
+        Decision { endpoint, name, record_type: 1, code: 0, policy: None, outcome }
     }
 
     // R6, X4
     #[tokio::test]
     async fn what_enforcement_would_filter_is_no_pass() {
-        let (sink, mut questions) = channel();
+        let (sink, mut questions) = channel(None);
         sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: true }));
         sink.decided(decision(Outcome::Denied { reason: Reason::Filtered, detail: String::new() }));
         assert_eq!(questions.next().await.verdict, Verdict::WouldDeny);
@@ -98,10 +105,50 @@ mod tests {
     // F3
     #[test]
     fn a_flood_of_questions_is_counted_not_kept() {
-        let (sink, questions) = channel();
+        let (sink, questions) = channel(None);
         for _ in 0..=WAITING {
             sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: false }));
         }
         assert_eq!(questions.missed(), 1);
+    }
+
+    /// What is logged meanwhile.
+    fn logged(work: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Buffer(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Buffer {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let buffer = Buffer::default();
+        let writer = {
+            let buffer = buffer.clone();
+            move || buffer.clone()
+        };
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    // Issue 8: names are data, and a line for each name, not for each question
+    #[test]
+    fn the_resolvers_log_is_bounded_and_nothing_in_it_is_interpreted() {
+        let names = RefusedNames::default();
+        let hostile = "a\u{1b}]0;owned\u{7}\nb.example";
+        let log = logged(|| {
+            for _ in 0..5_000 {
+                let outcome = Outcome::Denied { reason: Reason::Limit, detail: String::new() };
+                names.decided(Decision { name: hostile.into(), ..decision(outcome) });
+            }
+            names.take(std::time::Instant::now()).log();
+        });
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("owned")).collect();
+        assert!(matches!(lines[..], [line] if line.contains("count=5000")), "{log:?}");
+        assert!(!log.contains(['\u{1b}', '\u{7}']), "{log:?}");
     }
 }

@@ -139,7 +139,7 @@ impl Screen {
             decision.at.strftime("%H:%M:%S%.3f"),
             shown(&decision.reason),
             shown(&decision.endpoint),
-            decision.peer(),
+            shown(&decision.peer()),
             shown(decision.name_or_unknown()),
         )
     }
@@ -148,6 +148,24 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Issue 8: names are data
+    #[test]
+    fn nothing_in_a_line_steers_the_terminal() {
+        let hostile = "a\u{1b}]0;owned\u{7}\u{202e}b";
+        let decision = serde_json::json!({
+            "sequence": 1, "at": "2027-01-31T12:00:00Z", "endpoint": hostile, "verdict": "deny", "reason": hostile,
+            "direction": "egress", "protocol": 17, "local": "0.0.0.0", "localPort": 0, "remote": "0.0.0.0",
+            "remotePort": 53, "name": hostile, "queryType": hostile, "responseCode": "NXDOMAIN", "policy": hostile,
+            "packets": 2, "bytes": 0, "generation": 1,
+        });
+        let decision: Decision = serde_json::from_value(decision).unwrap();
+        let screen = Screen { format: Format::Table, colours: Colours::of_stdout(), left: None, seen: 0 };
+        let line = screen.line(&decision);
+        assert!(line.contains("question a") && line.contains("owned"), "{line}");
+        assert!(!line.contains(['\u{7}', '\u{202e}']) && !line.contains("\u{1b}]"), "{line:?}");
+        assert!(!output::inert(&serde_json::to_string(&decision).unwrap()).contains(['\u{1b}', '\u{202e}']));
+    }
 
     #[test]
     fn since_is_a_time_or_how_long_ago() {

@@ -66,6 +66,16 @@ static DECISIONS: Family = Family::counter(
     &["verdict"],
     "Decisions told in log, API and stream; verdict is deny or other",
 );
+static REFUSED: Family = Family::counter(
+    "nameward_refused_names",
+    &["reason"],
+    "Questions for names that were not answered, or would not have been, as resolvers told; each is a decision, too",
+);
+static UNTOLD: Family = Family::counter(
+    "nameward_refused_names_untold",
+    &[],
+    "Such questions that are not told one by one: a workload asked for more names than are told, or its enforcer was away",
+);
 static FAILURES: Family = Family::counter(
     "nameward_failures",
     &["kind"],
@@ -122,6 +132,8 @@ pub static FAMILIES: &[&Family] = &[
     &REPAIRS,
     &ENDPOINTS,
     &DECISIONS,
+    &REFUSED,
+    &UNTOLD,
     &FAILURES,
     &ORPHANED,
     &AUDIT_RECORDS,
@@ -176,6 +188,11 @@ fn node(scrape: &mut Scrape, enforcer: &Enforcer, endpoints: usize) {
     scrape.add(&ENDPOINTS, &[], endpoints);
     scrape.add(&DECISIONS, &["deny"], counts.denied);
     scrape.add(&DECISIONS, &["other"], counts.told.saturating_sub(counts.denied));
+    let (refused, untold) = enforcer.refused_counts();
+    for (reason, count) in refused {
+        scrape.add(&REFUSED, &[reason.word()], count);
+    }
+    scrape.add(&UNTOLD, &[], untold);
     for (kind, count) in enforcer.failures() {
         scrape.add(&FAILURES, &[kind], count);
     }

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -90,6 +90,7 @@ impl Enforcer {
             gaps: Mutex::default(),
             gateway: Mutex::new(Following::new(gateway)),
             is_full: AtomicBool::new(false),
+            untold: AtomicU64::new(known.as_ref().map_or(0, |known| known.untold.load(Ordering::Relaxed))),
             is_retired: AtomicBool::new(false),
         };
         if before.is_none() {
@@ -124,6 +125,7 @@ impl Enforcer {
         {
             tracing::warn!(endpoint = uid, %error, "a file of names of a removed endpoint stays");
         }
+        self.0.decisions.removed(uid);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What an enforcer does by itself: it reads events, beats, and looks after its endpoints.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
@@ -10,13 +11,14 @@ use std::{
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use nameward_abi::Event;
+use nameward_feed::proto::RefusedNames;
 use nameward_policy::{BootTime, Destination};
 use rtnetlink::MulticastGroup;
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
-    decisions::{Context, ip},
+    decisions::{Asker, Context, Refusal, ip},
     gateway,
     heartbeat::{self, AnswerPath},
     kernel::{Attachment, BootNanos, EventReader, KernelError, Order},
@@ -153,6 +155,32 @@ impl Enforcer {
         self.0.decisions.tell(event, at, context);
     }
 
+    /// Tells of names that a resolver did not answer. What is not understood is told as a loss, never left out.
+    pub fn tell_refused(&self, names: &RefusedNames) {
+        let decisions = &self.0.decisions;
+        decisions.untold(None, names.unread);
+        let mut losses: BTreeMap<&str, u64> = BTreeMap::new();
+        for one in &names.untold {
+            *losses.entry(&one.endpoint).or_default() += one.count;
+        }
+        for one in &names.names {
+            match (self.guarded(&one.endpoint), Refusal::read(one)) {
+                (Ok(guarded), Some(refusal)) => {
+                    decisions.tell_refused(refusal, asker(&guarded));
+                }
+                (Ok(_), None) => *losses.entry(&one.endpoint).or_default() += one.count,
+                (Err(_), _) => decisions.orphan(),
+            }
+        }
+        for (uid, count) in losses {
+            let guarded = self.guarded(uid).ok();
+            if let Some(guarded) = &guarded {
+                guarded.untold.fetch_add(count, Ordering::Relaxed);
+            }
+            decisions.untold(guarded.as_ref().map(|guarded| &guarded.config.uid), count);
+        }
+    }
+
     async fn keep(&self) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -279,6 +307,14 @@ fn look_after(guarded: &Guarded, anyway: bool) {
             found,
             "somebody else changed the kernel's tables: repaired"
         );
+    }
+}
+
+fn asker(guarded: &Guarded) -> Asker {
+    Asker {
+        endpoint: guarded.config.uid.clone(),
+        address: guarded.config.addresses.first().copied(),
+        generation: guarded.lock().generation(),
     }
 }
 

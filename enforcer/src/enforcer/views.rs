@@ -12,6 +12,7 @@ use nameward_api::{
     filter::BindingFilter,
     types::{BindingStatus, Counts, EndpointStatus, LeaseStatus, Mode, RuleName, TrafficStatus},
 };
+use nameward_feed::proto::RefusedNames;
 use nameward_feed::sockets::DnsSocket;
 use nameward_policy::{Binding, BootTime, Destination, Explanation, KernelMode, Name, RuleSet};
 
@@ -154,6 +155,13 @@ impl Enforcer {
         self.all().iter().filter_map(each).collect()
     }
 
+    /// Whether a deny of an endpoint's rules stands against a name, also where it is only audited.
+    pub fn forbids(&self, uid: &str, name: &Name) -> bool {
+        let Ok(guarded) = self.guarded(uid) else { return false };
+        let endpoint = guarded.lock();
+        endpoint.rules().is_some_and(|rules| rules.dns.denied_by(name).is_some())
+    }
+
     /// How long ago the kernel last heard that names are answered; none when it never has, or cannot be asked.
     pub fn heartbeat_age(&self) -> Option<Duration> {
         let last = self.0.host.last_beat().ok().filter(|last| last.0 != 0)?;
@@ -201,6 +209,10 @@ impl Backend for Enforcer {
         Self::grant(self, &request)
     }
 
+    fn refused_names(&self, names: &RefusedNames) {
+        self.tell_refused(names);
+    }
+
     fn dns_sockets(&self) -> std::io::Result<Vec<DnsSocket>> {
         Self::dns_sockets(self)
     }
@@ -216,6 +228,7 @@ fn absent(problem: Problem) -> EndpointStatus {
         live_addresses: 0,
         counters: BTreeMap::new(),
         lost_events: 0,
+        lost_questions: 0,
         drift_repairs: 0,
         adopted: Vec::new(),
         not_covered: Vec::new(),
@@ -255,6 +268,7 @@ fn status(guarded: &Guarded, problem: Option<Problem>) -> Result<EndpointStatus,
             })
             .collect(),
         lost_events: endpoint.store().lost_events()?,
+        lost_questions: guarded.untold.load(Ordering::Relaxed),
         drift_repairs: endpoint.drift_repairs(),
         adopted: endpoint.adopted(),
         not_covered: guarded.not_covered(endpoint.unseen_answers()),

@@ -5,7 +5,11 @@ use std::{
     io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc as blocking},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self as blocking, TrySendError},
+    },
     thread,
     time::Duration,
 };
@@ -13,7 +17,7 @@ use std::{
 use nameward_feed::{
     DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
-        Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
+        Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, RefusedNames, Revoke, SnapshotEnd,
         feed_client::FeedClient, from_enforcer, from_resolver,
     },
     sockets::HandOverError,
@@ -32,6 +36,8 @@ use crate::{Granted, Refused, kernel::BootNanos};
 
 /// How often certificates are looked at.
 const LOOK_AT_FILES: Duration = Duration::from_secs(1);
+/// Messages with refused names that are not read yet.
+const WAITING: usize = 16;
 
 /// Why a stream ended.
 #[derive(Debug, Error)]
@@ -58,6 +64,36 @@ pub(super) enum ConnectionError {
 enum Asked {
     One(Grant),
     Many(Vec<Grant>),
+}
+
+/// What comes over one stream, each on a thread of its own: names that were not answered never hold up a grant.
+struct Queues {
+    grants: blocking::Sender<Asked>,
+    refused: blocking::SyncSender<RefusedNames>,
+    /// Questions of messages that did not fit, told with the next one that does.
+    missed: AtomicU64,
+}
+
+impl Queues {
+    fn refused(&self, mut names: RefusedNames) {
+        names.unread = self.missed.swap(0, Ordering::Relaxed);
+        if let Err(TrySendError::Full(names) | TrySendError::Disconnected(names)) =
+            self.refused.try_send(names)
+        {
+            let told: u64 = names.names.iter().map(|one| one.count).sum();
+            let untold: u64 = names.untold.iter().map(|one| one.count).sum();
+            self.missed.fetch_add(names.unread + told + untold, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The thread ends with the stream.
+fn refused_names(backend: Arc<dyn Backend>) -> io::Result<blocking::SyncSender<RefusedNames>> {
+    let (names, queue) = blocking::sync_channel(WAITING);
+    thread::Builder::new()
+        .name("refused-names".into())
+        .spawn(move || queue.into_iter().for_each(|names| backend.refused_names(&names)))?;
+    Ok(names)
 }
 
 /// Who waits for a resolver to have heard that an endpoint's generation counts no more.
@@ -131,9 +167,13 @@ impl Connection {
             .await
             .map_err(Box::new)?
             .into_inner();
-        let grants = self.grants(Arc::clone(backend))?;
+        let queues = Queues {
+            grants: self.grants(Arc::clone(backend))?,
+            refused: refused_names(Arc::clone(backend))?,
+            missed: AtomicU64::new(0),
+        };
         let ended = tokio::select! {
-            ended = self.listen(stream, grants) => ended,
+            ended = self.listen(stream, queues) => ended,
             () = other_certificates(resolver) => Ok(()),
         };
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -156,7 +196,7 @@ impl Connection {
     async fn listen(
         &self,
         mut stream: tonic::Streaming<FromResolver>,
-        grants: blocking::Sender<Asked>,
+        queues: Queues,
     ) -> Result<(), ConnectionError> {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
         let mut sequence = 0;
@@ -167,7 +207,7 @@ impl Connection {
                 next = stream.message() => match next.map_err(Box::new)? {
                     Some(FromResolver { message }) => {
                         self.heard(&mut silence);
-                        self.hear(message, &grants)?;
+                        self.hear(message, &queues)?;
                     }
                     None => return Ok(()),
                 },
@@ -187,12 +227,9 @@ impl Connection {
         silence.as_mut().reset(now + Duration::from_millis(DEAD_AFTER_MILLIS));
     }
 
-    fn hear(
-        &self,
-        message: Option<from_resolver::Message>,
-        grants: &blocking::Sender<Asked>,
-    ) -> Result<(), ConnectionError> {
-        let ask = |asked| grants.send(asked).map_err(|_| io::Error::other("the thread that grants is gone"));
+    fn hear(&self, message: Option<from_resolver::Message>, queues: &Queues) -> Result<(), ConnectionError> {
+        let ask =
+            |asked| queues.grants.send(asked).map_err(|_| io::Error::other("the thread that grants is gone"));
         match message {
             Some(from_resolver::Message::Grant(grant)) => ask(Asked::One(grant))?,
             Some(from_resolver::Message::Grants(grants)) => ask(Asked::Many(grants.grants))?,
@@ -205,6 +242,7 @@ impl Connection {
                 }
                 tracing::info!("a resolver is connected");
             }
+            Some(from_resolver::Message::RefusedNames(names)) => queues.refused(names),
             Some(from_resolver::Message::Heartbeat(_)) | None => {}
         }
         Ok(())

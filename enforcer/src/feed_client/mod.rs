@@ -17,7 +17,7 @@ use std::{
 
 use nameward_feed::{
     folder::{self, ResolverSockets},
-    proto::{FromEnforcer, from_enforcer::Message},
+    proto::{FromEnforcer, RefusedNames, from_enforcer::Message},
     sockets::DnsSocket,
     tls::{Credentials, Remote},
 };
@@ -45,6 +45,10 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`Refused`], for the resolver to answer SERVFAIL or to ask again.
     fn grant(&self, request: GrantRequest) -> Result<Granted, Refused>;
+    /// Takes names that a resolver did not answer. Called on a thread of its own.
+    fn refused_names(&self, names: &RefusedNames) {
+        tracing::trace!(names = names.names.len(), "refused names that nobody tells");
+    }
     /// DNS sockets for one more resolver; none when no endpoint needs any.
     ///
     /// # Errors

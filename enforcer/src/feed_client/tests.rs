@@ -112,6 +112,7 @@ impl Drop for Resolver {
 struct Scene {
     gate: Mutex<blocking::Receiver<Result<Granted, Refused>>>,
     with_sockets: bool,
+    refused: mpsc::UnboundedSender<RefusedNames>,
 }
 
 fn view() -> EndpointView {
@@ -140,6 +141,10 @@ impl Backend for Scene {
         self.gate.lock().unwrap().recv_timeout(WAIT).unwrap()
     }
 
+    fn refused_names(&self, names: &RefusedNames) {
+        let _not_every_test_listens = self.refused.send(names.clone());
+    }
+
     fn dns_sockets(&self) -> std::io::Result<Vec<DnsSocket>> {
         if !self.with_sockets {
             return Ok(Vec::new());
@@ -153,8 +158,16 @@ fn client(
     resolver: &Resolver,
     with_sockets: bool,
 ) -> (Arc<FeedClient>, blocking::Sender<Result<Granted, Refused>>, tokio::task::JoinHandle<()>) {
+    client_that_tells(resolver, with_sockets, mpsc::unbounded_channel().0)
+}
+
+fn client_that_tells(
+    resolver: &Resolver,
+    with_sockets: bool,
+    refused: mpsc::UnboundedSender<RefusedNames>,
+) -> (Arc<FeedClient>, blocking::Sender<Result<Granted, Refused>>, tokio::task::JoinHandle<()>) {
     let (open, gate) = blocking::channel();
-    let scene = Scene { gate: Mutex::new(gate), with_sockets };
+    let scene = Scene { gate: Mutex::new(gate), with_sockets, refused };
     let client =
         FeedClient::new(vec![Place::Folder(resolver.folder.clone())], "node-1".into(), Arc::new(scene));
     let task = tokio::spawn(Arc::clone(&client).run());
@@ -228,6 +241,23 @@ async fn grants_that_come_together_are_acknowledged_together() {
         .map(|ack| (ack.sequence, matches!(ack.outcome, Some(Outcome::Granted(_)))))
         .collect();
     assert_eq!(granted, [(8, true), (9, false)]);
+    task.abort();
+}
+
+// Issue 8: also while a grant waits for the kernel
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_names_are_told_beside_grants() {
+    // What a resolver of the next version says beside it is passed over.
+    let mut resolver = Resolver::of_version("feed-refused", VERSION + 1);
+    let (told, mut tells) = mpsc::unbounded_channel();
+    let (_client, _open, task) = client_that_tells(&resolver, false, told);
+    hear_snapshot(&mut resolver).await;
+    resolver.say(grant(8));
+    let name = proto::RefusedName { name: "x.example".into(), count: 2, ..proto::RefusedName::default() };
+    let names = RefusedNames { names: vec![name], ..RefusedNames::default() };
+    resolver.say.send(Ok(FromResolver { message: None })).unwrap();
+    resolver.say(from_resolver::Message::RefusedNames(names.clone()));
+    assert_eq!(tokio::time::timeout(WAIT, tells.recv()).await.unwrap(), Some(names));
     task.abort();
 }
 

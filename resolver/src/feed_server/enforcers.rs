@@ -234,6 +234,14 @@ impl Enforcers {
         }
     }
 
+    /// The link to who announced an endpoint, while it is there.
+    pub(super) fn present(&self, uid: &str) -> Option<Arc<Link>> {
+        match &self.owners().get(uid)?.presence {
+            Presence::Here(link) => Some(Arc::clone(link)),
+            Presence::Away(_) => None,
+        }
+    }
+
     fn owners(&self) -> MutexGuard<'_, HashMap<Arc<str>, Owner>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }

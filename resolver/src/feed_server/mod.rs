@@ -12,6 +12,7 @@ mod everyone;
 mod gathering;
 mod hand_over;
 mod link;
+mod refused;
 mod session;
 mod sockets;
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use nameward_feed::{
-    DEAD_AFTER_MILLIS, GRANTS_FOR_ALL, HEARTBEAT_MILLIS, VERSION, compatible,
+    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
         Binding, Endpoint, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked, Welcome,
         from_enforcer::Message, from_resolver,
@@ -20,10 +20,7 @@ use super::{
     enforcers::{Conflict, Snapshot},
     link::{Link, Stuck},
 };
-use crate::{
-    endpoints::{EndpointView, Identity},
-    grants::Scope,
-};
+use crate::endpoints::{EndpointView, Identity};
 
 /// How often the certificate of one that came over the network is looked at again.
 const CHECK_PEER: Duration = Duration::from_secs(1);
@@ -39,11 +36,6 @@ enum End {
         "the enforcer speaks version {theirs} of the feed, this resolver version {VERSION}: upgrade one of them"
     )]
     Version { theirs: u32 },
-    #[error(
-        "the enforcer speaks version {theirs} of the feed and knows no grants by name (--scope name): upgrade it to one that \
-         speaks version {GRANTS_FOR_ALL}"
-    )]
-    TooOld { theirs: u32 },
     #[error("an enforcer without a name: give it one with --node")]
     NoName,
     #[error(
@@ -65,9 +57,7 @@ enum End {
 impl End {
     fn status(&self) -> Status {
         let code = match self {
-            Self::Version { .. } | Self::TooOld { .. } | Self::NoName | Self::FarSockets => {
-                Code::FailedPrecondition
-            }
+            Self::Version { .. } | Self::NoName | Self::FarSockets => Code::FailedPrecondition,
             Self::NotItsName { .. } | Self::NotTrusted(_) => Code::PermissionDenied,
             Self::Conflict(_) => Code::AlreadyExists,
             Self::Broken(_) | Self::Silent | Self::NoSockets | Self::Stuck(_) => Code::Aborted,
@@ -189,10 +179,6 @@ impl Session {
         if !compatible(VERSION, hello.version) {
             return Err(End::Version { theirs: hello.version });
         }
-        let takes_grants_for_all = hello.version >= GRANTS_FOR_ALL;
-        if self.server.enforcers.endpoints.scope() == Scope::Name && !takes_grants_for_all {
-            return Err(End::TooOld { theirs: hello.version });
-        }
         if hello.node.is_empty() {
             return Err(End::NoName);
         }
@@ -204,6 +190,7 @@ impl Session {
                 return Err(End::FarSockets);
             }
         }
+        self.link.greeted(hello.version);
         let node: Arc<str> = hello.node.into();
         if self.server.enforcers.is_taken(&node, &self.link) {
             tracing::warn!(%node, "another enforcer of this name; give each a name of its own with --node");

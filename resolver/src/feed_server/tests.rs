@@ -13,7 +13,7 @@ use std::{
 
 use jiff::Timestamp;
 use nameward_feed::{
-    Identity, VERSION, addresses, folder,
+    Identity, REFUSED_NAMES, VERSION, addresses, folder,
     proto::{
         self, Ack, Binding, Endpoint, EndpointRemoved, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
         ack::Outcome, feed_client::FeedClient, from_enforcer::Message, from_resolver,
@@ -26,8 +26,10 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
 
 use super::*;
+use crate::decisions::{Decision, DecisionSink, Outcome::Denied, Reason};
 use crate::endpoints::Endpoints;
 use crate::grants::{GrantRequest, Granted, Grantor, Refused, Scope};
+use crate::refused::{Batch, Loss, RefusedNames};
 
 const WAIT: Duration = Duration::from_secs(5);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -373,7 +375,8 @@ async fn heartbeats_keep_a_quiet_stream_alive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbouring_version_is_understood() {
     let resolver = Resolver::start();
-    for (version, understood) in [(VERSION + 1, true), (VERSION + 2, false), (0, false)] {
+    let versions = [(VERSION - 1, true), (VERSION + 1, true), (VERSION + 2, false), (0, false)];
+    for (version, understood) in versions {
         let mut enforcer = resolver.enforcer().await;
         enforcer.say(Message::Hello(Hello { version, node: format!("node-{version}"), sockets: 0 }));
         if understood {
@@ -387,6 +390,39 @@ async fn a_neighbouring_version_is_understood() {
     let nameless = resolver.enforcer().await;
     nameless.hello("", 0);
     assert!(nameless.end().await.message().contains("--node"));
+}
+
+// Issue 8, S4: an enforcer of the version before hears nothing that it would not understand
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_names_go_to_those_who_understand_them() {
+    let resolver = Resolver::start();
+    let (mut new, mut old) = (resolver.enforcer().await, resolver.enforcer().await);
+    new.snapshot("node-1", &[endpoint("a", 5301, 3)]).await;
+    old.say(Message::Hello(Hello { version: REFUSED_NAMES - 1, node: "node-2".into(), sockets: 0 }));
+    old.say(Message::Endpoint(endpoint("b", 5302, 3)));
+    old.say(Message::SnapshotEnd(SnapshotEnd {}));
+    old.settle().await;
+    let names = Arc::new(RefusedNames::default());
+    for (uid, name) in [("a", "x.example"), ("a", "x.example"), ("b", "y.example"), ("gone", "z.example")] {
+        let outcome = Denied { reason: Reason::Filtered, detail: String::new() };
+        let (endpoint, name) = (uid.into(), name.into());
+        names.decided(Decision { endpoint, name, record_type: 1, code: 3, policy: None, outcome });
+    }
+    let loss = Loss { endpoint: "a".into(), dropped: 0, unsent: 7 };
+    names.unsent(&Batch { names: vec![], losses: vec![loss] }, Instant::now());
+    let (enforcers, telling) = (Arc::clone(&resolver.enforcers), Arc::clone(&names));
+    let task = tokio::spawn(async move { enforcers.tell_refused(&telling).await });
+    let from_resolver::Message::RefusedNames(told) = new.hear().await else { panic!("no names") };
+    let [one] = &told.names[..] else { panic!("{told:?}") };
+    assert_eq!((&*one.endpoint, &*one.name, &*one.reason, one.count), ("a", "x.example", "filtered", 2));
+    assert_eq!(one.response_code, Some(3));
+    assert_eq!((told.untold.len(), told.untold[0].count), (1, 7));
+    // It works, and its next word is about something else.
+    let granting = resolver.granting("b", "b.example");
+    let grant = old.hear_grant().await;
+    old.acknowledge(grant.sequence, 60_000);
+    assert!(granting.await.unwrap().is_ok());
+    task.abort();
 }
 
 // Promise 6

@@ -9,10 +9,9 @@ use std::{
 use nameward_policy::{Name, Reason};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Meaning, OnItsWay, Server};
+use super::{Answer, Meaning, OnItsWay, Server};
 use crate::{
     decide::{Verdict, decide},
-    decisions::Outcome,
     endpoints::Endpoint,
     fast_path::{Accept, Key},
     grants::Scope,
@@ -149,11 +148,18 @@ impl Asker<'_> {
         if self.server.0.outstanding.is_ours(&self.query) {
             counters.looped.count();
             let detail = "this is our own question: the upstream asks us";
-            self.denied(&text, Reason::Loop, detail);
+            self.denied(&text, Answer::denied(codes::SERVFAIL, Reason::Loop, detail));
             return self.servfail(ede::OTHER, &format!("nameward: loop; {detail}"), into);
         }
         match decide(&self.endpoint.view.rules, &name, self.forwarded) {
-            Verdict::Here { code, soa, error } => self.answer_here(&text, code, soa, error, into),
+            Verdict::Here { code, soa, error, policy } => {
+                if let Some(error) = &error {
+                    self.server.0.counters.filtered.count();
+                    self.denied(&text, Answer::denied(code, Reason::Filtered, &error.text).by(policy));
+                }
+                into.extend(reply::negative(&self.query, code, soa, error.as_ref()));
+                Inquiry::Answered
+            }
             Verdict::Grant(_) | Verdict::Pass { .. } if self.query.record_type == types::ANY => {
                 into.extend(reply::any(&self.query));
                 Inquiry::Answered
@@ -162,22 +168,6 @@ impl Asker<'_> {
                 self.wait(message, name, text, verdict, into)
             }
         }
-    }
-
-    fn answer_here(
-        &self,
-        text: &str,
-        code: u16,
-        soa: bool,
-        error: Option<ExtendedError>,
-        into: &mut Vec<u8>,
-    ) -> Inquiry {
-        if let Some(error) = &error {
-            self.server.0.counters.filtered.count();
-            self.denied(text, Reason::Filtered, &error.text);
-        }
-        into.extend(reply::negative(&self.query, code, soa, error.as_ref()));
-        Inquiry::Answered
     }
 
     fn wait(self, message: &[u8], name: Name, text: String, verdict: Verdict, into: &mut Vec<u8>) -> Inquiry {
@@ -208,7 +198,8 @@ impl Asker<'_> {
     fn over_limit(&self, what: &str, into: &mut Vec<u8>) -> Inquiry {
         self.server.0.counters.limit.count();
         if self.client.limits.tell(self.now) {
-            self.denied(&self.query.name_text(), Reason::Limit, what);
+            let answer = Answer::denied(codes::SERVFAIL, Reason::Limit, what);
+            self.denied(&self.query.name_text(), answer);
         }
         self.servfail(ede::OTHER, &format!("nameward: limit; {what}"), into)
     }
@@ -219,9 +210,8 @@ impl Asker<'_> {
         Inquiry::Answered
     }
 
-    fn denied(&self, text: &str, reason: Reason, detail: &str) {
-        let outcome = Outcome::Denied { reason, detail: detail.to_owned() };
-        self.server.0.decided(&self.client, &text.into(), self.query.record_type, outcome);
+    fn denied(&self, text: &str, answer: Answer) {
+        self.server.0.decided(&self.client, (&text.into(), self.query.record_type), answer);
     }
 }
 

@@ -26,7 +26,7 @@ use std::{
 };
 
 use nameward_feed::sockets::{DnsSocket, Transport};
-use nameward_policy::Name;
+use nameward_policy::{Name, PolicyRef, Reason};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use self::inquiry::Inquiry;
@@ -248,9 +248,28 @@ impl Shared {
         u16::try_from(at + 1).unwrap_or(0)
     }
 
-    fn decided(&self, endpoint: &Endpoint, name: &Arc<str>, record_type: u16, outcome: Outcome) {
+    fn decided(&self, endpoint: &Endpoint, (name, record_type): (&Arc<str>, u16), answer: Answer) {
+        let Answer { code, policy, outcome } = answer;
         let endpoint = endpoint.view.uid.clone();
-        self.decisions.decided(Decision { endpoint, name: name.clone(), record_type, outcome });
+        self.decisions.decided(Decision { endpoint, name: name.clone(), record_type, code, policy, outcome });
+    }
+}
+
+/// What is told of an answer.
+struct Answer {
+    code: u16,
+    policy: Option<PolicyRef>,
+    outcome: Outcome,
+}
+
+impl Answer {
+    /// An answer that says no, or not everything.
+    fn denied(code: u16, reason: Reason, detail: &str) -> Self {
+        Self { code, policy: None, outcome: Outcome::Denied { reason, detail: detail.to_owned() } }
+    }
+
+    fn by(self, policy: Option<PolicyRef>) -> Self {
+        Self { policy, ..self }
     }
 }
 

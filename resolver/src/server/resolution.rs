@@ -9,10 +9,10 @@ use std::{
 };
 
 use hickory_proto::rr::{Name as DnsName, RData, Record, RecordType};
-use nameward_policy::{NameRule, Reason};
+use nameward_policy::{NameRule, PolicyRef, Reason};
 use tokio::time::timeout_at;
 
-use super::{Server, inquiry::Waiting};
+use super::{Answer, Server, inquiry::Waiting};
 use crate::{
     answer::{self, TtlBounds},
     cache::CachedAnswer,
@@ -48,6 +48,7 @@ enum Failure {
         code: u16,
         soa: bool,
         error: Option<ExtendedError>,
+        policy: Option<PolicyRef>,
     },
     Gone,
 }
@@ -100,7 +101,9 @@ impl Resolution<'_> {
                 Verdict::Pass { would_filter } => {
                     return self.pass(&cached, endpoint, would_filter, deadline).await;
                 }
-                Verdict::Here { code, soa, error } => return Err(Failure::Here { code, soa, error }),
+                Verdict::Here { code, soa, error, policy } => {
+                    return Err(Failure::Here { code, soa, error, policy });
+                }
             };
             match self.grant(&cached, &endpoint, rule, deadline).await {
                 Some(outcome) => return outcome,
@@ -160,8 +163,11 @@ impl Resolution<'_> {
         }
         let bounds = TtlBounds { least: 0, most: LONGEST_PASSED };
         answer::clamp(&mut checked, bounds, cached.age(Instant::now()));
-        self.answered(Vec::new(), would_filter);
+        let code = code_of(&checked);
         let bytes = self.build(checked, cached)?;
+        let policy = would_filter.then(|| endpoint.view.rules.refused_by(&self.waiting.name)).flatten();
+        let outcome = Outcome::Answered { addresses: Vec::new(), would_filter };
+        self.decided(Answer { code, policy: policy.cloned(), outcome });
         Ok(Ready { bytes, endpoint, usable_until: None })
     }
 
@@ -175,7 +181,6 @@ impl Resolution<'_> {
     ) -> Option<Result<Ready, Failure>> {
         let terms = RuleTerms { rules: &endpoint.view.rules, rule };
         let mut checked = self.check(cached, Some(&terms));
-        self.tell_removed(&checked);
         if self.waiting.forwarded {
             checked.hide_from_caches();
         }
@@ -188,8 +193,13 @@ impl Resolution<'_> {
             Err(failure) => return Some(Err(failure)),
         };
         let addresses = checked.addresses.iter().map(|(address, _)| *address).collect();
-        self.answered(addresses, false);
+        let (code, private) = (code_of(&checked), checked.removed.private.clone());
         let built = self.build(checked, cached);
+        if built.is_ok() {
+            self.tell_removed(code, &private);
+            let outcome = Outcome::Answered { addresses, would_filter: false };
+            self.decided(Answer { code, policy: None, outcome });
+        }
         Some(built.map(|bytes| Ready { bytes, endpoint: endpoint.clone(), usable_until }))
     }
 
@@ -287,19 +297,13 @@ impl Resolution<'_> {
         checked
     }
 
-    fn tell_removed(&self, checked: &Checked) {
-        let private = &checked.removed.private;
+    fn tell_removed(&self, code: u16, private: &[IpAddr]) {
         if private.is_empty() {
             return;
         }
         self.server.0.counters.private_address.count();
         let addresses: Vec<_> = private.iter().take(4).map(ToString::to_string).collect();
-        let outcome = Outcome::Denied { reason: Reason::PrivateAddress, detail: addresses.join(", ") };
-        self.decided(outcome);
-    }
-
-    fn answered(&self, addresses: Vec<IpAddr>, would_filter: bool) {
-        self.decided(Outcome::Answered { addresses, would_filter });
+        self.decided(Answer::denied(code, Reason::PrivateAddress, &addresses.join(", ")));
     }
 
     fn build(&self, checked: Checked, cached: &CachedAnswer) -> Result<Vec<u8>, Failure> {
@@ -322,17 +326,17 @@ impl Resolution<'_> {
     fn fail(&self, failure: Failure) -> Vec<u8> {
         let counters = &self.server.0.counters;
         match failure {
-            Failure::Here { code, soa, error } => {
+            Failure::Here { code, soa, error, policy } => {
                 if let Some(error) = &error {
                     counters.filtered.count();
-                    self.denied(Reason::Filtered, &error.text);
+                    self.decided(Answer::denied(code, Reason::Filtered, &error.text).by(policy));
                 }
                 reply::negative(&self.query, code, soa, error.as_ref())
             }
             Failure::Upstream(error) => {
                 counters.upstream.count();
                 self.stale().unwrap_or_else(|| {
-                    self.denied(Reason::Upstream, &error.to_string());
+                    self.unanswered(Reason::Upstream, &error.to_string());
                     let code = match error {
                         UpstreamError::Code { .. } => ede::NETWORK_ERROR,
                         UpstreamError::Silent { .. }
@@ -344,12 +348,12 @@ impl Resolution<'_> {
             }
             Failure::NotUsable(why) => {
                 counters.grant_timeout.count();
-                self.denied(Reason::GrantTimeout, &why);
+                self.unanswered(Reason::GrantTimeout, &why);
                 self.servfail(ede::OTHER, &format!("nameward: grant-timeout; {why}"))
             }
             Failure::Limit(what) => {
                 counters.limit.count();
-                self.denied(Reason::Limit, &what);
+                self.unanswered(Reason::Limit, &what);
                 self.servfail(ede::OTHER, &format!("nameward: limit; {what}"))
             }
             Failure::Gone => reply::negative(&self.query, codes::REFUSED, false, None),
@@ -373,14 +377,20 @@ impl Resolution<'_> {
         reply::negative(&self.query, codes::SERVFAIL, false, Some(&error))
     }
 
-    fn denied(&self, reason: Reason, detail: &str) {
-        self.decided(Outcome::Denied { reason, detail: detail.to_owned() });
+    /// SERVFAIL.
+    fn unanswered(&self, reason: Reason, detail: &str) {
+        self.decided(Answer::denied(codes::SERVFAIL, reason, detail));
     }
 
-    fn decided(&self, outcome: Outcome) {
+    fn decided(&self, answer: Answer) {
         let Waiting { client, text, .. } = self.waiting;
-        self.server.0.decided(client, text, self.query.record_type, outcome);
+        self.server.0.decided(client, (text, self.query.record_type), answer);
     }
+}
+
+/// The response code that the answer will have.
+const fn code_of(checked: &Checked) -> u16 {
+    if checked.not_found { codes::NXDOMAIN } else { codes::NOERROR }
 }
 
 fn whole_seconds(until: Instant) -> u32 {

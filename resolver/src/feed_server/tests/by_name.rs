@@ -213,21 +213,6 @@ async fn grants_that_come_together_travel_together() {
     }
 }
 
-// S4: an enforcer that does not know grants by name would leave its workloads without
-#[tokio::test(flavor = "multi_thread")]
-async fn an_enforcer_without_grants_by_name_is_turned_away() {
-    let resolver = by_name();
-    let old = resolver.enforcer().await;
-    old.say(Message::Hello(Hello { version: 1, node: "node-1".into(), sockets: 0 }));
-    let status = old.end().await;
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("--scope name"), "{status}");
-    let alone = Resolver::start();
-    let mut old = alone.enforcer().await;
-    old.say(Message::Hello(Hello { version: 1, node: "node-1".into(), sockets: 0 }));
-    old.settle().await;
-}
-
 // R9: what all may ask follows the rules of each
 #[tokio::test(flavor = "multi_thread")]
 async fn all_endpoints_are_judged_as_one() {
