@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Watch(see::args::Watch),
     Traffic(see::args::Traffic),
     Policies(see::args::Policies),
-    /// Check, test, suggest and review policies
+    /// Check, test, import, suggest and review policies
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Look after an audit log
@@ -181,9 +181,16 @@ mod tests {
 
     #[test]
     fn every_command_that_asks_shows_how() {
-        for command in
-            ["endpoints", "bindings", "explain", "watch", "policy check", "policy test", "policy suggest"]
-        {
+        for command in [
+            "endpoints",
+            "bindings",
+            "explain",
+            "watch",
+            "policy check",
+            "policy test",
+            "policy import",
+            "policy suggest",
+        ] {
             let mut words: Vec<&str> = command.split(' ').collect();
             words.push("--help");
             assert!(help("nameward", &words).contains("Examples:"), "{command}");

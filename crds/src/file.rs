@@ -21,6 +21,8 @@ use crate::{
     yaml::{self, Node, Value},
 };
 
+/// Largest file in bytes.
+pub const MAX_BYTES: usize = yaml::MAX_BYTES;
 /// Version of the objects.
 pub const API_VERSION: &str = "nameward.io/v1alpha1";
 
@@ -65,10 +67,25 @@ pub fn read(text: &str, file_name: &Path) -> Result<PolicyFile, Mistakes> {
 /// # Errors
 /// All mistakes of the file; one without a line when it cannot be read at all.
 pub fn load(path: &Path) -> Result<PolicyFile, Mistakes> {
-    match text_of(path) {
-        Ok(text) => read(&text, path),
-        Err(message) => Err(Mistakes(vec![note(path, Place::default(), "", message)])),
-    }
+    load_text(path).and_then(|text| read(&text, path))
+}
+
+/// The documents of a text, whatever objects they are, each value with its place.
+///
+/// # Errors
+/// All mistakes of the text itself.
+pub fn documents(text: &str, file_name: &Path) -> Result<Vec<Node>, Mistakes> {
+    let mut reader = Reader::default();
+    let documents = reader.documents(text, file_name);
+    reader.finish().map(|_| documents)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// One mistake without a line: it cannot be read, or is no text.
+pub fn load_text(path: &Path) -> Result<String, Mistakes> {
+    text_of(path).map_err(|message| Mistakes(vec![note(path, Place::default(), "", message)]))
 }
 
 /// The text of a file, or why there is none.
@@ -78,6 +95,9 @@ pub(crate) fn text_of(path: &Path) -> Result<String, String> {
     let limit = yaml::MAX_BYTES as u64 + 1;
     let read = std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
     read.map_err(|error| format!("the file cannot be read: {error}"))?;
+    if bytes.len() > yaml::MAX_BYTES {
+        return Err(yaml::too_large());
+    }
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()

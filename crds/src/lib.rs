@@ -42,4 +42,4 @@ pub use selection::{NAMESPACE_NAME, Policy, Workload, isolation};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector, Labels};
 pub use settings::{DnsOverride, GraceOverride, LimitsOverride, SettingsOverride, TtlOverride};
 pub use status::{Condition, ConditionStatus, EndpointCounts, PolicyStatus};
-pub use yaml::from_yaml;
+pub use yaml::{Key, Node, Value, from_yaml};

@@ -23,32 +23,43 @@ const UNKNOWN_ALIAS: &str = "this alias names nothing that stands whole before i
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) place: Place,
-    pub(crate) value: Value,
+pub struct Node {
+    /// Where it begins; of an alias, where the alias stands.
+    pub place: Place,
+    /// What it is.
+    pub value: Value,
     /// How many nodes it has, itself included.
     weight: usize,
 }
 
 /// What stands there.
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A whole number.
     Integer(i64),
+    /// Another number.
     Float(f64),
+    /// A text.
     Text(String),
     /// A plain scalar that YAML 1.1 and 1.2 read differently: the text, and what 1.1 takes it for.
     Ambiguous(String, &'static str),
+    /// A list.
     List(Rc<Vec<Node>>),
+    /// A mapping, in the order of the text.
     Map(Rc<Vec<(Key, Node)>>),
 }
 
 /// The key of an entry.
 #[derive(Clone, Debug)]
-pub(crate) struct Key {
-    pub(crate) place: Place,
-    pub(crate) text: String,
+pub struct Key {
+    /// Where it stands.
+    pub place: Place,
+    /// Its text.
+    pub text: String,
 }
 
 /// A mistake of the text itself.
@@ -94,27 +105,32 @@ impl Node {
     }
 
     /// The entries of a mapping.
-    pub(crate) fn entries(&self) -> &[(Key, Self)] {
+    #[must_use]
+    pub fn entries(&self) -> &[(Key, Self)] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
     /// The items of a list.
-    pub(crate) fn items(&self) -> &[Self] {
+    #[must_use]
+    pub fn items(&self) -> &[Self] {
         if let Value::List(items) = &self.value { items } else { &[] }
     }
 
     /// A field of a mapping.
-    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|(own, _)| own.text == key).map(|(_, value)| value)
     }
 
     /// The text of a string.
-    pub(crate) fn text(&self) -> Option<&str> {
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
     /// As JSON.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(truth) => (*truth).into(),
@@ -135,8 +151,8 @@ impl Node {
 /// out.
 pub(crate) fn parse(text: &str) -> (Vec<Node>, Vec<YamlMistake>) {
     if text.len() > MAX_BYTES {
-        let message = format!("the file has more than {} MiB; split it", MAX_BYTES >> 20);
-        return (Vec::new(), vec![YamlMistake { place: Place { line: 1, column: 1 }, message }]);
+        let place = Place { line: 1, column: 1 };
+        return (Vec::new(), vec![YamlMistake { place, message: too_large() }]);
     }
     let mut text = text.strip_prefix('\u{feff}').unwrap_or(text).to_owned();
     let mut stars = Vec::new();
@@ -152,6 +168,11 @@ pub(crate) fn parse(text: &str) -> (Vec<Node>, Vec<YamlMistake>) {
             }
         }
     }
+}
+
+/// What is said of a text that is larger than [`MAX_BYTES`].
+pub(crate) fn too_large() -> String {
+    format!("the file has more than {} MiB; split it", MAX_BYTES >> 20)
 }
 
 /// A star without quotes begins an alias, so `*.example.com` ends the reading. To read on it becomes a letter.

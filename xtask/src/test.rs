@@ -30,7 +30,7 @@ const WITH_TESTS: [&str; 1] = ["nameward-crds"];
 /// The fuzz targets, which are built apart.
 const FUZZ: &str = "fuzz";
 /// Levels that need neither root nor a kernel of the right kind.
-const UNPRIVILEGED: [&str; 4] = [UNIT, "http", "model", FUZZ];
+const UNPRIVILEGED: [&str; 5] = [UNIT, "http", "model", "policy", FUZZ];
 /// A file to which skipped tests add their names, see `nameward_test_support::privileged`.
 const SKIPPED: &str = "NAMEWARD_SKIPPED";
 /// How long the removal of what a killed level left may take.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use nameward_crds::LabelSelector;
 
 use crate::see::{args::Reach, output::Format};
 
@@ -11,6 +13,7 @@ use crate::see::{args::Reach, output::Format};
 pub(crate) enum PolicyCommand {
     Check(Check),
     Test(Test),
+    Import(Import),
     Suggest(Suggest),
     Review(Review),
 }
@@ -69,6 +72,116 @@ pub(crate) struct Test {
     /// Say every result, not only the failures
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  nameward policy import cilium/*.yaml > policies.yaml
+  kubectl get cnp,ccnp -A -o yaml | nameward policy import /dev/stdin --cluster-cidr 10.0.0.0/12 > policies.yaml
+  nameward policy import fqdn.yaml --widen one-label      # *.x of one label becomes *.x of any number
+  nameward policy import serviceentries.yaml mesh.yaml    # or --registry-only in place of the mesh's configuration
+  nameward policy import --from squid squid.conf allowed.txt --namespace ci --selector app=runner --widen clients
+  nameward policy import --from list domains.txt --port 443
+
+What cannot be said in a policy of Nameward is listed on stderr: where it stands, why, and what to write instead. What is \
+written never allows more than it did, unless you agree with --widen.
+
+Exit status: 0 all carried over; 1 something was not, the rest was written; 125 when files could not be read.";
+
+/// Write policies that say what those of another tool say
+///
+/// Reads CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy, GKE's FQDNNetworkPolicy, AWS's ApplicationNetworkPolicy and
+/// ClusterNetworkPolicy, ClusterNetworkPolicy of policy.networking.k8s.io, Istio's ServiceEntry under REGISTRY_ONLY, Squid's
+/// dstdomain lists, and plain lists of domains. Give all policies of a cluster together: which comes first may matter.
+#[derive(Debug, Args)]
+#[command(after_help = IMPORT_EXAMPLES)]
+pub(crate) struct Import {
+    /// Files of the other tool
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// What the files are; without it, their text tells
+    #[arg(long, value_name = "KIND")]
+    pub(crate) from: Option<SourceKind>,
+
+    /// How policies are written
+    #[arg(short, long, value_name = "FORMAT", default_value = "yaml")]
+    pub(crate) output: ImportFormat,
+
+    /// Agree that something allows more than it did
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) widen: Vec<Widen>,
+
+    /// A range of the cluster's own addresses (pods, services, nodes), which Cilium's blocks and `world` are not about
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) cluster_cidr: Vec<IpNet>,
+
+    /// The namespace of policies whose source names none
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+
+    /// The pods of policies whose source names none
+    #[arg(short = 'l', long, value_name = "LABEL=VALUE,...", value_parser = label_selector)]
+    pub(crate) selector: Option<LabelSelector>,
+
+    /// Istio's mesh is set to REGISTRY_ONLY
+    #[arg(long)]
+    pub(crate) registry_only: bool,
+
+    /// A TCP port for names of Squid and of lists, which are written for ports of their own choosing otherwise
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Vec<u16>,
+}
+
+/// Whose policies are imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceKind {
+    /// CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy
+    Cilium,
+    /// FQDNNetworkPolicy
+    Gke,
+    /// ApplicationNetworkPolicy and ClusterNetworkPolicy of networking.k8s.aws
+    Aws,
+    /// ClusterNetworkPolicy of policy.networking.k8s.io
+    ClusterNetworkPolicy,
+    /// ServiceEntry, with Sidecar or the mesh's configuration
+    Istio,
+    /// squid.conf, with the files of names that it reads
+    Squid,
+    /// A domain a line, with a dot before it for all below it, too
+    List,
+}
+
+/// How imported policies are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// YAML documents
+    Yaml,
+    /// One JSON list
+    Json,
+}
+
+/// What may become wider than it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Widen {
+    /// `*.x` of one label: names of any number of labels below x
+    OneLabel,
+    /// Cilium's blocks: the cluster's own addresses in them, too
+    Cluster,
+    /// Cilium's `host` and `remote-node`: every node
+    Nodes,
+    /// Squid's lines for some clients: all workloads that the policy selects
+    Clients,
+}
+
+/// `app=runner,tier=build`.
+fn label_selector(text: &str) -> Result<LabelSelector, String> {
+    let label = |part: &str| match part.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{part}` is no label; write `app=runner`")),
+    };
+    let match_labels = text.split(',').map(label).collect::<Result<_, _>>()?;
+    Ok(LabelSelector { match_labels, ..LabelSelector::default() })
 }
 
 const SUGGEST_EXAMPLES: &str = "\

@@ -1,8 +1,9 @@
-//! `nameward policy`: files checked, tested and reviewed without a machine that runs them; policies suggested from what
-//! was seen.
+//! `nameward policy`: files checked, tested, imported and reviewed without a machine that runs them; policies suggested
+//! from what was seen.
 
 pub(crate) mod args;
 mod check;
+mod import;
 mod lint;
 mod review;
 mod suggest;
@@ -23,6 +24,7 @@ pub(crate) fn policy(command: &PolicyCommand) -> Result<ExitCode> {
     match command {
         PolicyCommand::Check(arguments) => check::check(arguments),
         PolicyCommand::Test(arguments) => test::test(arguments),
+        PolicyCommand::Import(arguments) => import::import(arguments),
         PolicyCommand::Suggest(arguments) => suggest::suggest(arguments),
         PolicyCommand::Review(arguments) => review::review(arguments),
     }
