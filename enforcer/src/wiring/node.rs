@@ -443,7 +443,8 @@ impl Node {
 }
 
 /// What the guardian may not remove although nobody wants it: what is being attached, and, while its interface is there,
-/// what belongs to a pod of which nothing is known. Before the API server has said what there is, that is every pod.
+/// what belongs to a pod of which nothing is known, and a sandbox that was named after the round had begun: the next
+/// round wants it. Before the API server has said what there is, nothing is known of any pod.
 pub(super) fn is_kept(
     enforcer: &Enforcer,
     sandboxes: &Sandboxes,
@@ -454,9 +455,11 @@ pub(super) fn is_kept(
         return true;
     }
     let pod = sandboxes.get(endpoint).map(|sandbox| sandbox.pod_uid);
+    let is_named = pod.is_some();
     // The identifier begins with the pod's (see `pods::endpoints_of`).
     let pod_uid = pod.as_deref().or_else(|| endpoint.get(..36)).unwrap_or_default();
-    let may_need_it = !verdicts.is_complete() || verdicts.of(pod_uid).is_none();
+    let may_need_it = !verdicts.is_complete()
+        || verdicts.of(pod_uid).is_none_or(|decided| is_named && decided.needs_guard());
     may_need_it && enforcer.is_place_there(endpoint)
 }
 
