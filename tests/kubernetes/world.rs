@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nameward_test_support::{
     SmallInternet,
-    cluster::{Cluster, ClusterOptions, Node},
+    cluster::{Cluster, ClusterOptions, Kind, Node},
     wait_until,
 };
 use serde_json::Value;
@@ -34,7 +34,7 @@ impl World {
             &["add", "chain", "ip", "seen", "in", "{ type filter hook prerouting priority 0; }"],
         )?;
         let name = format!("nwt{}", std::process::id());
-        let options = ClusterOptions { name, nodes: 2, dns: internet.dns() };
+        let options = ClusterOptions { kind: Kind::Api, name, nodes: 2, dns: internet.dns() };
         let cluster = Cluster::up(&options, Some(&internet))?;
         let world = Self { cluster, internet };
         for node in world.nodes() {

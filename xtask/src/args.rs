@@ -40,6 +40,8 @@ enum Task {
     Fuzz(fuzz::Selection),
     /// Two workloads, a small internet, resolver and enforcer, in network namespaces
     Demo,
+    /// A real Kubernetes with Nameward on this machine: up, down, status, load
+    Cluster(demo::Words),
     /// Measure, print a table, write target/bench/NAME.json
     Bench {
         /// What to measure; without a name, the measurements there are
@@ -77,6 +79,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Lint => lint::lint(&workspace),
         Task::Test(selection) => test::test(&workspace, &selection),
         Task::Fuzz(selection) => fuzz::fuzz(&workspace, &selection),
+        Task::Cluster(words) => demo::cluster(&workspace, &words),
         Task::Demo => demo::demo(&workspace),
         Task::Bench { name, options } => bench::bench(&workspace, name.as_deref(), &options),
         Task::CleanUp => demo::clean_up(&workspace),

@@ -115,12 +115,28 @@ fn abandoned(folder: &Path) -> Vec<String> {
 fn is_abandoned(name: &str) -> bool {
     let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split(['x', '-']).next());
     let process = process.and_then(|process| process.parse::<u32>().ok());
-    process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
+    process.is_some_and(|process| !lives(process))
+}
+
+/// Whether a process has not ended. One that only waits for its parent has.
+pub(crate) fn lives(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The state follows the name, which may contain anything (proc_pid_stat(5)).
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_waits_for_the_parent_has_ended() {
+        let mut child = Command::new("true").spawn().unwrap();
+        crate::wait_until("it has ended", Duration::from_secs(5), || (!lives(child.id())).then_some(()));
+        assert!(lives(id()));
+        child.wait().unwrap();
+        assert!(!lives(child.id()));
+    }
 
     #[test]
     fn only_names_of_dead_processes_are_abandoned() {

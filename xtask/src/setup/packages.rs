@@ -72,6 +72,7 @@ const PACKAGES: &[Package] = &[
         Stage::Cluster,
         "nodes' services and masquerading; firewalls that must not stand in the way",
     ),
+    package("golang-go", "go", Stage::Cluster, "compiles Kubernetes, and clients with Go's own resolver"),
     package("runc", "runc", Stage::Cluster, "starts the containers of its pods"),
     package("bpftool", "bpftool", Stage::Test, "shows what is attached, as somebody else sees it"),
     package("bind9-dnsutils", "dig", Stage::Test, "another DNS client"),
@@ -79,7 +80,6 @@ const PACKAGES: &[Package] = &[
     package("dnsmasq-base", "dnsmasq", Stage::Test, "a name server that listens where a host's stub does"),
     package("g++", "g++", Stage::Test, "compiles the fuzzer"),
     package("gcc", "gcc", Stage::Test, "compiles clients in C"),
-    package("golang-go", "go", Stage::Test, "compiles a client with Go's own resolver"),
     package("kmod", "modprobe", Stage::Test, "finds the modules of the oldest kernel, which a test boots"),
     package("musl-tools", "musl-gcc", Stage::Test, "compiles a client with musl's resolver"),
     package(

@@ -1,11 +1,11 @@
-//! The machine that is no node: etcd and API server, and the wire between all machines.
+//! The machine that is no node: etcd, API server, controller manager, scheduler, and the wire between all machines.
 
 use std::{fs, process::Command};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use super::{Cluster, Machine, folder, machine::checked, tool};
+use super::{Cluster, ClusterOptions, Kind, Machine, folder, machine::checked, tool};
 use crate::SmallInternet;
 
 /// The bridge of the machines, and control's address on it.
@@ -13,12 +13,20 @@ pub(super) const BRIDGE: &str = "nodes";
 pub(super) const ADDRESS: &str = "10.88.0.1";
 /// Where the API server listens, for the machines of the cluster.
 pub const SERVER: &str = "https://10.88.0.1:6443";
-/// Addresses of services.
+/// Addresses of services, and those of the API server's and of the cluster's DNS.
 const SERVICES: &str = "10.96.0.0/16";
+pub(super) const DNS: &str = "10.96.0.10";
+/// A word of the API server's command line that depends on the kind of cluster.
+const PLUGINS: &str = "plugins";
 const ISSUER: &str = "https://kubernetes.default.svc";
 
 /// Who may speak to the API server, and as a member of which group.
-const ACCOUNTS: [(&str, &str, &str); 1] = [("admin", "admin", "system:masters")];
+const ACCOUNTS: [(&str, &str, &str); 4] = [
+    ("admin", "admin", "system:masters"),
+    ("controller-manager", "system:kube-controller-manager", ""),
+    ("scheduler", "system:kube-scheduler", ""),
+    ("proxy", "system:kube-proxy", ""),
+];
 
 /// The bridge that nodes are joined to.
 pub(super) fn network(control: &Machine) -> Result<()> {
@@ -43,7 +51,7 @@ pub(super) fn connect(control: &Machine, internet: &SmallInternet) -> Result<()>
 }
 
 /// Starts what makes the API.
-pub(super) fn start(control: &Machine) -> Result<()> {
+pub(super) fn start(control: &Machine, options: &ClusterOptions) -> Result<()> {
     let place = control.folder();
     fs::create_dir_all(place.join("certificates"))?;
     let key = place.join("accounts.key");
@@ -56,7 +64,14 @@ pub(super) fn start(control: &Machine) -> Result<()> {
     for (token, user, group) in ACCOUNTS {
         tokens += &format!("{token}-of-a-test,{user},{token},\"{group}\"\n");
     }
+    for number in 1..=options.nodes {
+        tokens += &format!("n{number}-of-a-test,system:node:n{number},n{number},\"system:nodes\"\n");
+    }
     fs::write(place.join("tokens.csv"), tokens)?;
+    // Without a controller manager nobody makes the accounts of pods.
+    let plugins =
+        if options.kind == Kind::Api { "--disable-admission-plugins=ServiceAccount" } else { "--v=0" };
+    fs::write(place.join(PLUGINS), plugins)?;
     start_etcd(control)?;
     start_server(control)?;
     // Its own certificate is made at its first start; clients trust it by that.
@@ -66,7 +81,10 @@ pub(super) fn start(control: &Machine) -> Result<()> {
     for (token, _, _) in ACCOUNTS {
         fs::write(all.join(format!("{token}.conf")), kubeconfig(control, &format!("{token}-of-a-test"))?)?;
     }
-    Ok(())
+    match options.kind {
+        Kind::Whole => start_managers(control),
+        Kind::Api => Ok(()),
+    }
 }
 
 /// A kubeconfig for whoever has a token.
@@ -100,10 +118,11 @@ fn start_server(control: &Machine) -> Result<()> {
         "--secure-port=6443",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
-        // Without a controller manager nobody makes the accounts of pods.
-        "--disable-admission-plugins=ServiceAccount",
+        "--enable-admission-plugins=NodeRestriction",
+        "--kubelet-preferred-address-types=InternalIP",
         "--profiling=false",
     ]);
+    words.push(fs::read_to_string(place.join(PLUGINS))?);
     words.extend([
         format!("--advertise-address={ADDRESS}"),
         format!("--service-cluster-ip-range={SERVICES}"),
@@ -114,6 +133,23 @@ fn start_server(control: &Machine) -> Result<()> {
         format!("--token-auth-file={}", path("tokens.csv")),
     ]);
     control.serve("kube-apiserver", &tool("kube-apiserver")?, &words)
+}
+
+fn start_managers(control: &Machine) -> Result<()> {
+    let all = folder(control.cluster());
+    let path = |name: &str| all.join(name).display().to_string();
+    let mut manager = texts(["--leader-elect=false", "--bind-address=127.0.0.1", "--profiling=false"]);
+    let mut scheduler = manager.clone();
+    scheduler.push(format!("--kubeconfig={}", path("scheduler.conf")));
+    manager.extend([
+        format!("--kubeconfig={}", path("controller-manager.conf")),
+        format!("--service-account-private-key-file={}", path("control/accounts.key")),
+        // Each controller is an account with its own rights; the manager's own cannot even make a pod.
+        "--use-service-account-credentials=true".to_owned(),
+        format!("--root-ca-file={}", path("control/certificates/apiserver.crt")),
+    ]);
+    control.serve("kube-controller-manager", &tool("kube-controller-manager")?, &manager)?;
+    control.serve("kube-scheduler", &tool("kube-scheduler")?, &scheduler)
 }
 
 pub(super) fn texts<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {

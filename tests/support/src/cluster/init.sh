@@ -9,6 +9,8 @@ awk '$3 == "nsfs" { print $2 }' /proc/mounts | while read -r one; do umount -l "
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock /run/netns /run/log /run/processes /run/stand-ins
 mount --bind /run/log /var/log
+# Container runtime, CNI and kubelet keep things below it, at paths that cannot be changed.
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 mount -t bpf bpf /sys/fs/bpf
 # kubelet sets these, which are the whole machine's. It finds them set.
 stand_in() {

@@ -4,6 +4,7 @@
 //! are started by `nsenter`, detached, with their process number in `/run/processes/NAME`.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -19,7 +20,7 @@ use nix::{
 };
 
 use super::{PREFIX, folder};
-use crate::output_within;
+use crate::{leftovers::lives, output_within};
 
 /// The first process of a machine; its argument is the machine's folder.
 const INIT: &str = include_str!("init.sh");
@@ -27,8 +28,6 @@ const INIT: &str = include_str!("init.sh");
 pub const MARK: &str = "NAMEWARD_CLUSTER";
 const LIMIT: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
-/// How long everything may take to end.
-const END: Duration = Duration::from_secs(30);
 
 /// One machine.
 #[derive(Debug)]
@@ -214,10 +213,12 @@ pub(super) fn names_in(folder: &Path) -> Vec<String> {
 }
 
 /// Ends all machines of a cluster, and removes their namespaces and cgroups.
-pub(super) fn remove_all(cluster: &str) -> Result<()> {
-    let end = Instant::now() + END;
+pub(super) fn remove_all(cluster: &str, end: Instant) -> Result<()> {
+    let mut members = BTreeSet::new();
     loop {
-        let members = marked(cluster);
+        // One that ends has no environment any more, long before it has ended.
+        members.retain(|member| lives(*member));
+        members.extend(marked(cluster));
         if members.is_empty() {
             break;
         }

@@ -1,22 +1,25 @@
-//! A real API server on this machine, and nodes with Nameward's two processes.
+//! A real Kubernetes on this machine, with Nameward on its nodes.
 //!
 //! ```text
-//!   control: etcd, API server                       small internet
-//!      | bridge `nodes`, 10.88.0.1                        |
-//!      |-- n1 10.88.0.11: resolver, enforcer;          `world`
-//!      |        pods 10.244.1.0/24                        |
-//!      |-- n2 10.88.0.12 ...                        control forwards
+//!   control: etcd, API server, controller manager, scheduler      small internet (when connected)
+//!      | bridge `nodes`, 10.88.0.1                                     |
+//!      |-- n1 10.88.0.11: containerd, kubelet, kube-proxy,          `world`
+//!      |        resolver, enforcer; pods 10.244.1.0/24                 |
+//!      |-- n2 10.88.0.12 ...                                        control forwards
 //! ```
 //!
-//! Each machine is a network, mount and PID namespace ([`Machine`]): the network of this machine, its mounts, `/run` and BPF
-//! file system are not touched, and with the first process of a machine all the others end. What is left after that has
-//! the cluster's name: a folder, network namespaces, cgroups. [`remove`] finds all of it by name, so it needs nothing of
-//! who made it.
+//! Everything is the real thing, built from its sources by `cargo xtask setup`, or Debian's. Each machine is a network,
+//! mount and PID namespace ([`Machine`]): the network of this machine, its mounts, `/run` and BPF file system are not
+//! touched, and with the first process of a machine all the others end. What is left after that has the cluster's name:
+//! a folder, network namespaces, cgroups. [`remove`] finds all of it by name, so it needs nothing of who made it.
 //!
-//! There are neither kubelets nor controllers: who needs a pod makes its namespace and its object.
+//! It can do nothing but what a test of Nameward needs: tokens instead of certificates for clients, kubelets that
+//! everybody on the bridge may ask, images made of programs of this machine.
 
 mod control;
+mod images;
 mod machine;
+mod manifests;
 mod node;
 
 use std::{
@@ -32,6 +35,7 @@ use serde_json::Value;
 
 pub use self::{
     control::SERVER,
+    images::Image,
     machine::{MARK, Machine},
     node::{Node, Part},
 };
@@ -44,10 +48,23 @@ const KUBECTL: Duration = Duration::from_secs(60);
 /// How long nodes and the DNS of the cluster may take to be ready.
 const READY: Duration = Duration::from_secs(180);
 const STEP: Duration = Duration::from_millis(200);
+/// How long everything may take to end.
+const END: Duration = Duration::from_secs(60);
+
+/// How much of a cluster is real.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All of it.
+    Whole,
+    /// The API server. Nodes have Nameward and nothing else; who needs a pod makes its namespace and its object.
+    Api,
+}
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
+    /// How much of it is real.
+    pub kind: Kind,
     /// Its name, of lower-case letters and digits.
     pub name: String,
     /// How many nodes it has, 1 to 9.
@@ -78,7 +95,7 @@ impl Cluster {
         if let Some(internet) = internet {
             control::connect(&control, internet)?;
         }
-        control::start(&control)?;
+        control::start(&control, options)?;
         let mut cluster = Self { name: options.name.clone(), control, nodes: Vec::new() };
         cluster.wait_for("the API server", |cluster| {
             cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|text| text == "ok")
@@ -89,15 +106,38 @@ impl Cluster {
                 cluster.apply_files(&["crds/generated", "deploy/rbac.yaml", "deploy/admission-policy.yaml"]);
             applied.inspect_err(|error| eprintln!("{error:#}")).is_ok()
         })?;
+        let dns = match options.kind {
+            Kind::Whole => control::DNS.to_owned(),
+            Kind::Api => options.dns.to_string(),
+        };
         for number in 1..=options.nodes {
             let machine = Machine::start(&options.name, &format!("n{number}"))?;
-            fs::write(machine.folder().join(node::DNS_FILE), options.dns.to_string())?;
+            fs::write(machine.folder().join(node::DNS_FILE), &dns)?;
             let node = Node::new(machine, number);
             node.join(&cluster.control)?;
             cluster.nodes.push(node);
         }
-        cluster.start_nodes()?;
+        match options.kind {
+            Kind::Whole => cluster.start_nodes(options.dns)?,
+            Kind::Api => cluster.start_bare_nodes()?,
+        }
         Ok(cluster)
+    }
+
+    /// One that another process made.
+    ///
+    /// # Errors
+    /// When there is none of the name, or it does not run.
+    pub fn open(name: &str) -> Result<Self> {
+        let control = Machine::open(name, "control")
+            .with_context(|| format!("there is no cluster `{name}`; `cargo xtask cluster up` makes one"))?;
+        let mut nodes = Vec::new();
+        for number in 1..=9 {
+            if let Ok(machine) = Machine::open(name, &format!("n{number}")) {
+                nodes.push(Node::new(machine, number));
+            }
+        }
+        Ok(Self { name: name.to_owned(), control, nodes })
     }
 
     /// Its name.
@@ -166,6 +206,14 @@ impl Cluster {
         Ok(said)
     }
 
+    /// Imports an archive of an image on every node.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| node.import(&[archive.to_path_buf()]))
+    }
+
     /// Ends it and removes everything.
     ///
     /// # Errors
@@ -180,7 +228,39 @@ impl Cluster {
         machines.map(|machine| machine.logs(lines)).collect()
     }
 
-    fn start_nodes(&self) -> Result<()> {
+    /// Whether every node says that it is ready.
+    fn has_ready_nodes(&self) -> bool {
+        let path = r#"jsonpath={range .items[*].status.conditions[?(@.type=="Ready")]}{.status} {end}"#;
+        let wanted = vec!["True"; self.nodes.len()];
+        self.kubectl(&["get", "nodes", "-o", path])
+            .is_ok_and(|text| text.split_whitespace().collect::<Vec<_>>() == wanted)
+    }
+
+    fn start_nodes(&self, dns: IpAddr) -> Result<()> {
+        let images = images::build(&folder(&self.name).join("images"))?;
+        let enforcer = control::kubeconfig(&self.control, &self.enforcer_token()?)?;
+        self.nodes.iter().try_for_each(Node::start_runtime)?;
+        for node in &self.nodes {
+            node.import(&images)?;
+            node.start_kubernetes(&self.control)?;
+            node.start_nameward(&enforcer)?;
+            node.install_plugin()?;
+        }
+        self.apply(&manifests::dns(dns))?;
+        self.wait_for("all nodes", Self::has_ready_nodes)?;
+        self.wait_for("the cluster's DNS", |cluster| {
+            let path = "jsonpath={.status.availableReplicas}";
+            let asked = cluster.kubectl(&["-n", "kube-system", "get", "deployment", "coredns", "-o", path]);
+            asked.is_ok_and(|text| text == "1")
+        })?;
+        // Nodes hear of its pod one by one, and refuse questions until then.
+        self.wait_for("the service of the cluster's DNS on all nodes", |cluster| {
+            let asks = ["nslookup", "kubernetes.default.svc.cluster.local", control::DNS];
+            cluster.nodes.iter().all(|node| node.machine().output("busybox", &asks).is_ok())
+        })
+    }
+
+    fn start_bare_nodes(&self) -> Result<()> {
         let enforcer = control::kubeconfig(&self.control, &self.enforcer_token()?)?;
         for node in &self.nodes {
             self.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n", node.name()))?;
@@ -242,13 +322,19 @@ pub fn clusters() -> Vec<String> {
 /// # Errors
 /// When something can neither be ended nor removed.
 pub fn remove(name: &str) -> Result<()> {
-    machine::remove_all(name)?;
-    match fs::remove_dir_all(folder(name)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder(name).display()))
+    let end = Instant::now() + END;
+    machine::remove_all(name, end)?;
+    // The last process of a machine may still be ending, and writing.
+    while let Err(error) = fs::remove_dir_all(folder(name)) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            break;
         }
-        _ => Ok(()),
+        if Instant::now() > end {
+            return Err(error).with_context(|| format!("cannot remove {}", folder(name).display()));
+        }
+        std::thread::sleep(STEP);
     }
+    Ok(())
 }
 
 /// A program that `cargo xtask setup` installs or builds.

@@ -1,6 +1,10 @@
-//! A node: Nameward's two processes, and CNI plugins for those who make pods.
+//! A node: container runtime, kubelet, kube-proxy, and Nameward's two processes and CNI plugin.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -8,13 +12,17 @@ use serde_json::Value;
 
 use super::{
     Machine, control,
-    control::{BRIDGE, texts},
+    control::{BRIDGE, DNS, texts},
+    folder,
+    images::PAUSE,
     machine::checked,
+    tool,
 };
-use crate::program;
+use crate::{program, wait_until};
 
 /// A file of a node's folder with the address of the DNS that its pods mean.
 pub(super) const DNS_FILE: &str = "dns";
+const RUNTIME: &str = "/run/containerd/containerd.sock";
 const API: &str = "/run/nameward/api.sock";
 const FEED: &str = "unix:/run/nameward/feed";
 
@@ -80,6 +88,68 @@ impl Node {
         // Pods of other nodes are reached by the machine in the middle, which knows the way to all.
         self.machine.ip(&format!("route add default via {}", control::ADDRESS))?;
         control.ip(&format!("route add {} via {address}", self.pods())).map(drop)
+    }
+
+    /// Starts containerd.
+    pub(super) fn start_runtime(&self) -> Result<()> {
+        let place = self.machine.folder();
+        for folder in ["cni", "plugins", "containerd", "kubelet"] {
+            fs::create_dir_all(place.join(folder))?;
+        }
+        let file = place.join("containerd.toml");
+        fs::write(&file, runtime_configuration(&place))?;
+        self.machine.serve(
+            "containerd",
+            &tool("containerd")?,
+            &texts(["--config", &file.display().to_string()]),
+        )?;
+        let socket = self.machine.path(RUNTIME);
+        wait_until("containerd listens", super::READY, || socket.exists().then_some(()));
+        Ok(())
+    }
+
+    /// Imports archives of images.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn import(&self, archives: &[PathBuf]) -> Result<()> {
+        for archive in archives {
+            checked(self.runtime(&["images", "import"])?.arg(archive))?;
+        }
+        Ok(())
+    }
+
+    /// A command that asks the container runtime, where pods are.
+    ///
+    /// # Errors
+    /// When `ctr` is missing.
+    pub fn runtime(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.machine.command(tool("ctr")?);
+        command.args(["--address", RUNTIME, "--namespace", "k8s.io"]).args(words);
+        Ok(command)
+    }
+
+    /// Starts kubelet and kube-proxy.
+    pub(super) fn start_kubernetes(&self, control: &Machine) -> Result<()> {
+        let place = self.machine.folder();
+        let path = |name: &str| place.join(name).display().to_string();
+        fs::write(
+            place.join("kubelet.conf"),
+            control::kubeconfig(control, &format!("{}-of-a-test", self.name()))?,
+        )?;
+        fs::write(place.join("resolv.conf"), "nameserver 198.51.100.53\n")?;
+        fs::write(place.join("kubelet.yaml"), self.kubelet_configuration())?;
+        let words = [
+            format!("--config={}", path("kubelet.yaml")),
+            format!("--kubeconfig={}", path("kubelet.conf")),
+            format!("--root-dir={}", path("kubelet")),
+            format!("--cert-dir={}", path("kubelet/pki")),
+            format!("--hostname-override={}", self.name()),
+            format!("--node-ip={}", self.address()),
+        ];
+        self.machine.serve("kubelet", &tool("kubelet")?, &words)?;
+        fs::write(place.join("proxy.yaml"), self.proxy_configuration())?;
+        self.machine.serve("kube-proxy", &tool("kube-proxy")?, &[format!("--config={}", path("proxy.yaml"))])
     }
 
     /// Starts resolver and enforcer; `kubeconfig` is that of the enforcer's account.
@@ -158,6 +228,16 @@ impl Node {
         Ok(serde_json::from_str(&self.cni_configuration())?)
     }
 
+    /// Writes a CNI's configuration, and has `nameward-cni` chain itself behind it.
+    pub(super) fn install_plugin(&self) -> Result<()> {
+        let place = self.machine.folder();
+        fs::write(place.join("cni/10-ptp.conflist"), self.cni_configuration())?;
+        let folders = [place.join("cni"), place.join("plugins")];
+        let mut command = self.machine.command(program("nameward-cni")?);
+        command.arg("install").arg("--conf-dir").arg(&folders[0]).arg("--bin-dir").arg(&folders[1]);
+        checked(&mut command).map(drop)
+    }
+
     fn cni_configuration(&self) -> String {
         format!(
             r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [{{"type": "ptp", "ipMasq": false, "ipam": {{
@@ -166,4 +246,74 @@ impl Node {
             self.pods()
         )
     }
+
+    fn kubelet_configuration(&self) -> String {
+        let place = self.machine.folder();
+        let place = place.display();
+        format!(
+            r#"apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
+authorization: {{mode: AlwaysAllow}}
+cgroupDriver: cgroupfs
+cgroupRoot: {}
+clusterDNS: [{DNS}]
+clusterDomain: cluster.local
+containerRuntimeEndpoint: unix://{RUNTIME}
+enforceNodeAllocatable: []
+evictionHard: {{memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}}
+failCgroupV1: false
+failSwapOn: false
+imageGCHighThresholdPercent: 100
+localStorageCapacityIsolation: false
+makeIPTablesUtilChains: false
+maxPods: 250
+podLogsDir: {place}/pod-logs
+resolvConf: {place}/resolv.conf
+volumePluginDir: {place}/volume-plugins
+"#,
+            self.machine.cgroup()
+        )
+    }
+
+    fn proxy_configuration(&self) -> String {
+        let kubeconfig = folder(self.machine.cluster()).join("proxy.conf");
+        format!(
+            r#"apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: nftables
+clusterCIDR: 10.244.0.0/16
+clientConnection: {{kubeconfig: {}}}
+hostnameOverride: {}
+conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
+"#,
+            kubeconfig.display(),
+            self.name()
+        )
+    }
+}
+
+fn runtime_configuration(place: &Path) -> String {
+    let place = place.display();
+    format!(
+        r#"version = 3
+root = "{place}/containerd"
+state = "/run/containerd"
+[grpc]
+address = "{RUNTIME}"
+[plugins.'io.containerd.internal.v1.opt']
+path = "{place}/opt"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{PAUSE}"
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ["{place}/plugins", "/usr/lib/cni"]
+conf_dir = "{place}/cni"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+SystemdCgroup = false
+"#
+    )
 }

@@ -1,0 +1,169 @@
+//! Who may do what, as real pods see it.
+
+use nameward_test_support::wait_until;
+
+use crate::pods::{Container, SOON, World, pod_of};
+
+const WEB: &str = "{protocol: TCP, port: 80}";
+const RULES: &[&str] = &["egresspolicy", "rules"];
+
+/// The policy `rules` of a namespace that isolates what is labelled `app: runner`.
+pub(crate) fn policy(namespace: &str, egress: &str) -> String {
+    format!(
+        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{namespace: {namespace}, name: rules}}\nspec:\n  \
+         podSelector: {{matchLabels: {{app: runner}}}}\n  egress: {egress}\n"
+    )
+}
+
+/// One rule of names, for port 80.
+pub(crate) fn names(names: &str) -> String {
+    format!("[{{name: web, to: [{{domainNames: [{names}]}}], ports: [{WEB}]}}]")
+}
+
+/// A policy of the cluster.
+fn guardrail(name: &str, namespaces: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: nameward.io/v1alpha1\nkind: ClusterEgressPolicy\nmetadata: {{name: {name}}}\nspec:\n  subject:\n    \
+         namespaceSelector: {{matchExpressions: [{{key: kubernetes.io/metadata.name, operator: In, values: [{namespaces}]}}]}}\n    \
+         podSelector: {{}}\n  {rest}\n"
+    )
+}
+
+// R1, N3: names of a policy, asked of the cluster's DNS with its search list.
+pub(crate) fn names_through_coredns(world: &World) {
+    world.namespace("names", &policy("names", &names("allowed.example, '*.pkg.example'")));
+    let runner = world.pod("names", "runner", "app: runner");
+    let other = world.pod("names", "other", "app: other");
+    runner.reaches("http://allowed.example/");
+    runner.reaches("http://a.pkg.example/");
+    for url in ["http://denied.example/", "http://203.0.113.10/", "http://allowed.example:8080/"] {
+        runner.may_not(url);
+    }
+    other.reaches("http://denied.example/");
+    world.apply(&policy("names", &names("denied.example")));
+    runner.reaches("http://denied.example/");
+    runner.is_refused("http://allowed.example/");
+    world.kubectl("-n names delete egresspolicy rules");
+    runner.reaches("http://allowed.example/");
+    world.kubectl("delete namespace names --wait=false");
+}
+
+// Promise 5: what an init container sends with its first instruction does not arrive.
+pub(crate) fn an_init_container_sends_nothing(world: &World) {
+    const FAR: &str = "203.0.113.12";
+    world.namespace("init", &policy("init", "[]"));
+    world.count_arrivals(FAR);
+    for (name, labels) in [("guarded", "app: runner"), ("free", "app: other")] {
+        let first =
+            Container::shell("curl -s --max-time 1 http://203.0.113.12/; ping -c 1 -W 1 203.0.113.12; true");
+        world.apply(&pod_of("init", name, labels, &[first], &Container::sleeps()));
+        world.running("init", name);
+        assert_eq!(world.arrivals(FAR) > 0, name == "free", "packets of {name} have arrived, or not");
+    }
+    world.kubectl("delete namespace init --wait=false");
+}
+
+// R8: services by their ClusterIP through kube-proxy, and the pods behind them, on another node.
+pub(crate) fn services_and_pods_of_two_nodes(world: &World) {
+    let config = "apiVersion: nameward.io/v1alpha1\nkind: EgressConfig\nmetadata: {name: default}\nspec: {cluster: {pods: \
+                  [10.244.0.0/16], services: [10.96.0.0/16]}}\n";
+    world.apply(config);
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {namespace: services, name: web}\nspec: {selector: {app: server}, \
+                   ports: [{port: 80, targetPort: 8080}]}\n";
+    world.namespace("services", service);
+    let serves = Container::shell(
+        "mkdir /tmp/w; echo from-a-pod > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w",
+    );
+    world.apply(&pod_of("services", "server", "app: server", &[], &serves.on("n2")));
+    world.apply(&pod_of("services", "runner", "app: runner", &[], &Container::sleeps().on("n1")));
+    let (server, runner) = (world.running("services", "server"), world.running("services", "runner"));
+    assert_eq!((server.node, runner.node), (1, 0));
+    runner.reaches("http://web/");
+    let peers =
+        |peers: &str| format!("[{{name: c, to: [{{cluster: [{peers}]}}], ports: [{{protocol: TCP}}]}}]");
+    world.apply(&policy("services", &names("allowed.example")));
+    runner.is_refused("http://web/");
+    world.apply(&policy("services", &peers("Services")));
+    // By its short name, its full name, and its address.
+    runner.reaches("http://web/");
+    runner.reaches("http://web.services.svc.cluster.local/");
+    let address = world.kubectl("-n services get service web -o jsonpath={.spec.clusterIP}");
+    runner.reaches(&format!("http://{address}/"));
+    runner.may_not("http://203.0.113.10/");
+    world.apply(&policy("services", &peers("Pods")));
+    runner.reaches(&format!("http://{}:8080/", server.address));
+    runner.is_refused("http://web/");
+    // Both nodes enforce the same policy, and both are counted.
+    world.kubectl("-n services label pod server app=runner --overwrite");
+    let more = world.apply(&policy("services", &names("allowed.example")));
+    runner.is_refused(&format!("http://{}:8080/", server.address));
+    for pod in [&server, &runner] {
+        pod.reaches("http://allowed.example/");
+        pod.is_refused("http://203.0.113.10/");
+    }
+    wait_until(&format!("two are selected and programmed ({more})"), SOON * 5, || {
+        let counts =
+            world.cluster.get(&[&["-n", "services"], RULES].concat()).ok()?["status"]["endpoints"].clone();
+        (counts["selected"] == 2 && counts["programmed"] == 2).then_some(())
+    });
+    world.kubectl("delete egressconfig default");
+    world.kubectl("delete namespace services --wait=false");
+}
+
+// R2, R3: a deny-only policy of the cluster isolates nobody, and no policy of a namespace lifts it.
+pub(crate) fn tenants_cannot_lift_guardrails(world: &World) {
+    world.namespace("tenant", "");
+    let deny =
+        "deny: [{name: block, to: [{ipBlock: {cidr: 203.0.113.10/32}}, {domainNames: [denied.example]}]}]";
+    world.apply(&guardrail("guardrail", "tenant", deny));
+    let pod = world.pod("tenant", "runner", "app: runner");
+    pod.is_refused("http://203.0.113.10/");
+    pod.reaches("http://203.0.113.11/");
+    pod.reaches("http://other.example/");
+    let everything = "[{name: all, to: [{ipBlock: {cidr: 0.0.0.0/0}}, {domainNames: [denied.example, allowed.example]}], ports: \
+                      [{protocol: Any}]}]";
+    world.apply(&policy("tenant", everything));
+    pod.reaches("http://allowed.example/");
+    pod.may_not("http://203.0.113.10/");
+    pod.may_not("http://denied.example/");
+    world.kubectl("delete clusteregresspolicy guardrail");
+    pod.reaches("http://203.0.113.10/");
+    world.kubectl("delete namespace tenant --wait=false");
+}
+
+// R6: a policy that only audits takes nothing away, and tells what it would have denied.
+pub(crate) fn audit_denies_nothing_and_tells(world: &World) {
+    let audit = policy("audit", &names("allowed.example")).replace("  egress:", "  mode: Audit\n  egress:");
+    world.namespace("audit", &audit);
+    let pod = world.pod("audit", "runner", "app: runner");
+    pod.reaches("http://allowed.example/");
+    pod.reaches("http://203.0.113.10/");
+    wait_until("it is told what would have been denied", SOON, || {
+        let told =
+            world.cluster.nodes()[pod.node].rest("/v1/decisions?verdict=would-deny&limit=1000").ok()?;
+        let mut told = told["items"].as_array()?.iter();
+        told.any(|one| one["remote"] == "203.0.113.10" && one["local"] == pod.address.as_str()).then_some(())
+    });
+    world.apply(&audit.replace("Audit", "Enforce"));
+    pod.is_refused("http://203.0.113.10/");
+    pod.reaches("http://allowed.example/");
+    world.kubectl("delete namespace audit --wait=false");
+}
+
+// R10: a policy that selects everything, and the cluster's DNS with it, does not let questions go round.
+pub(crate) fn coredns_is_selected_and_asks_on(world: &World) {
+    let rules = "isolate: true\n  egress: [{name: web, to: [{domainNames: [allowed.example]}, {cluster: [APIServer]}], ports: \
+                 [{protocol: TCP}]}]";
+    world.apply(&guardrail("all", "kube-system, everything", rules));
+    world.namespace("everything", "");
+    let pod = world.pod("everything", "one", "app: x");
+    pod.reaches("http://allowed.example/");
+    pod.may_not("http://denied.example/");
+    world.kubectl("-n kube-system rollout restart deployment coredns");
+    world.kubectl("-n kube-system rollout status deployment coredns --timeout=50s");
+    pod.reaches("http://allowed.example/");
+    pod.may_not("http://denied.example/");
+    world.kubectl("delete clusteregresspolicy all");
+    pod.reaches("http://denied.example/");
+    world.kubectl("delete namespace everything --wait=false");
+}

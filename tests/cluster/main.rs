@@ -1,0 +1,32 @@
+//! Nameward on a whole Kubernetes: real pods, real container runtime and CNI chain, CoreDNS, Services through kube-proxy.
+//!
+//! What needs no real pod is in `tests/kubernetes`, with a real API server. All scenarios share one cluster of two nodes,
+//! each in a namespace of its own; behind it is the small internet, at whose far side it is counted what arrives.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod guarding;
+mod life;
+mod pods;
+
+use std::process::ExitCode;
+
+use nameward_test_support::{Scenario, run_scenarios};
+
+use pods::World;
+
+const SCENARIOS: [Scenario<World>; 10] = [
+    ("names_through_coredns", guarding::names_through_coredns),
+    ("an_init_container_sends_nothing", guarding::an_init_container_sends_nothing),
+    ("services_and_pods_of_two_nodes", guarding::services_and_pods_of_two_nodes),
+    ("tenants_cannot_lift_guardrails", guarding::tenants_cannot_lift_guardrails),
+    ("audit_denies_nothing_and_tells", guarding::audit_denies_nothing_and_tells),
+    ("coredns_is_selected_and_asks_on", guarding::coredns_is_selected_and_asks_on),
+    ("a_first_policy_keeps_live_connections", life::a_first_policy_keeps_live_connections),
+    ("both_processes_killed", life::both_processes_killed),
+    ("no_api_server", life::no_api_server),
+    ("many_pods_start_at_once", life::many_pods_start_at_once),
+];
+
+fn main() -> ExitCode {
+    run_scenarios(&SCENARIOS, World::new, World::tell, World::take_down)
+}
