@@ -12,7 +12,10 @@ use std::{
 use nameward_policy::RuleSet;
 use tokio::time::Instant;
 
-use crate::{EndpointConfig, Enforcer, EnforcerError, feed_client::FeedClient, kernel::Attachment};
+use crate::{
+    EndpointConfig, Enforcer, EnforcerError, endpoints::chain_text, feed_client::FeedClient,
+    kernel::Attachment,
+};
 
 /// Time before the first new try; doubled after each that fails.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -36,6 +39,8 @@ pub struct Guardian {
     feed: Option<Arc<FeedClient>>,
     standings: BTreeMap<Arc<str>, Standing>,
     is_kept: Keeper,
+    /// Nobody wants them, and they are still attached.
+    leftovers: usize,
 }
 
 /// Says of an endpoint that nobody wants whether it stays nevertheless.
@@ -82,7 +87,7 @@ impl Guardian {
     /// A guardian that wants nothing yet. What an earlier process attached stays until
     /// [`reconcile`](Self::reconcile) is told what is wanted.
     pub fn new(enforcer: Enforcer, feed: Option<Arc<FeedClient>>) -> Self {
-        Self { enforcer, feed, standings: BTreeMap::new(), is_kept: Box::new(|_| false) }
+        Self { enforcer, feed, standings: BTreeMap::new(), is_kept: Box::new(|_| false), leftovers: 0 }
     }
 
     /// The same, but what `is_kept` says yes to is never removed: somebody else attaches it, or its owner is not known
@@ -95,6 +100,12 @@ impl Guardian {
     /// Whether an endpoint is as wanted, rules and all.
     pub fn is_settled(&self, uid: &str) -> bool {
         self.standings.get(uid).is_some_and(Standing::is_settled)
+    }
+
+    /// How many endpoints were still attached after the last reconciliation although nobody wanted them: kept, or not to be
+    /// removed. Nothing may happen that tells when that can change.
+    pub fn leftovers(&self) -> usize {
+        self.leftovers
     }
 
     /// Makes `wanted` so. New endpoints first, then rules, then removals; one that fails does not hold up the others
@@ -227,7 +238,8 @@ impl Guardian {
         }
     }
 
-    async fn remove_others(&self) -> Vec<EnforcerError> {
+    async fn remove_others(&mut self) -> Vec<EnforcerError> {
+        self.leftovers = 0;
         let wanted: BTreeSet<&str> = self.standings.keys().map(|uid| &**uid).collect();
         let attached = match self.enforcer.attached() {
             Ok(attached) => attached,
@@ -236,14 +248,26 @@ impl Guardian {
         self.enforcer.keep_problems_of(&wanted);
         let mut failures = Vec::new();
         let unwanted = attached.into_iter().filter(|uid| !wanted.contains(uid.as_str()));
-        for uid in unwanted.filter(|uid| !(self.is_kept)(uid)) {
+        for uid in unwanted {
+            if (self.is_kept)(&uid) {
+                self.leftovers += 1;
+                continue;
+            }
             if let Some(feed) = &self.feed {
                 feed.publish_removed(&uid);
             }
             let (enforcer, own) = (self.enforcer.clone(), uid.clone());
             match blocking(move || enforcer.remove_endpoint(&own)).await {
                 Ok(()) => tracing::info!(endpoint = uid, "removed"),
-                Err(error) => failures.push(error),
+                Err(error) => {
+                    tracing::warn!(
+                        endpoint = uid,
+                        error = chain_text(&error),
+                        "cannot be removed; it is tried again"
+                    );
+                    self.leftovers += 1;
+                    failures.push(error);
+                }
             }
         }
         failures

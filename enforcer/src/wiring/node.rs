@@ -78,6 +78,8 @@ pub(super) struct Node {
     /// Decisions about pods that are gone while their interface is still there.
     departed: BTreeMap<Arc<str>, Arc<Decided>>,
     look_at: Option<Instant>,
+    /// When a round comes although nothing was heard, and how many rounds in a row left something over.
+    again: (Option<Instant>, u32),
     /// Pods that lacked an interface in the last round, and how often they were looked for.
     missing: (usize, u32),
     hang_up: Signal,
@@ -122,6 +124,7 @@ impl Node {
             has_looked: (false, false),
             departed: BTreeMap::new(),
             look_at: None,
+            again: (None, 0),
             missing: (0, 0),
             hang_up: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
             keep_at: None,
@@ -174,6 +177,10 @@ impl Node {
                 () = until_instant(self.look_at) => {
                     self.missing.1 += 1;
                     self.look().await;
+                    self.round().await;
+                }
+                () = until_instant(self.again.0) => {
+                    self.parts.sandboxes.sweep(inside::name_of);
                     self.round().await;
                 }
                 () = until_instant(self.parts.guardian.next_retry()) => {
@@ -254,6 +261,7 @@ impl Node {
 
     /// Decides, and makes it so.
     async fn round(&mut self) {
+        self.again.0 = None;
         let now = Timestamp::now();
         let decided = self.parts.index.decide(now);
         self.next_change = self.parts.index.next_change();
@@ -284,6 +292,19 @@ impl Node {
         }
         self.by_pod = by_pod;
         self.end_round();
+        self.plan_again();
+    }
+
+    /// Soon where something is left over, and now and then in any case: a message of the kernel may be lost.
+    fn plan_again(&mut self) {
+        let is_clean = self.parts.guardian.leftovers() == 0;
+        let rounds = if is_clean { 0 } else { self.again.1 + 1 };
+        let wait = if is_clean {
+            LOOK_MAX
+        } else {
+            LOOK_FIRST.saturating_mul(1 << (rounds - 1).min(8)).min(LOOK_MAX)
+        };
+        self.again = (Some(Instant::now() + wait), rounds);
     }
 
     /// Says what is in force now.
