@@ -11,6 +11,15 @@ use nameward_api::{
 use nameward_daemon::audit::{AuditLog, AuditOptions};
 use serde_json::{Value, json};
 
+use crate::decisions::RESPONSE_CODES;
+
+/// Class of packets.
+const NETWORK_ACTIVITY: u32 = 4_001;
+/// Class of questions.
+const DNS_ACTIVITY: u32 = 4_003;
+/// Activity of a record that has question and answer.
+const TRAFFIC: u32 = 6;
+
 /// What is recorded, and the node it is of.
 #[derive(Clone, Debug)]
 pub struct Audited {
@@ -69,7 +78,6 @@ fn encode(audited: &Audited) -> Value {
 }
 
 fn packets(node: &str, decision: &Decision) -> Value {
-    let meaning = Meaning::of(decision.verdict);
     let workload = json!({
         "ip": decision.local, "port": decision.local_port, "uid": decision.endpoint, "name": decision.endpoint,
     });
@@ -81,55 +89,48 @@ fn packets(node: &str, decision: &Decision) -> Value {
         Direction::Egress => (true, workload, peer),
         Direction::Ingress => (false, peer, workload),
     };
-    let mut record = json!({
-        "category_uid": 4,
-        "class_uid": 4001,
-        "activity_id": meaning.activity,
-        "type_uid": 400_100 + meaning.activity,
-        "severity_id": meaning.severity,
-        "action_id": meaning.action,
-        "disposition_id": meaning.disposition,
-        "status_id": if decision.verdict == Verdict::Deny { 2 } else { 1 },
-        "status_code": decision.reason,
-        "count": decision.packets,
-        "src_endpoint": source,
-        "dst_endpoint": destination,
-        "connection_info": {
-            "direction_id": if out { 2 } else { 1 },
-            "protocol_num": decision.protocol,
-            "protocol_ver_id": if matches!(decision.remote, IpAddr::V4(_)) { 4 } else { 6 },
-        },
-        "traffic": if out {
-            json!({"packets_out": decision.packets, "bytes_out": decision.bytes})
-        } else {
-            json!({"packets_in": decision.packets, "bytes_in": decision.bytes})
-        },
-        "device": {"hostname": node, "type_id": 1},
-        "unmapped": {"decision": decision.sequence, "generation": decision.generation},
+    let activity = Meaning::of(decision.verdict).activity;
+    let mut record = decided(node, decision, NETWORK_ACTIVITY, activity);
+    record["src_endpoint"] = source;
+    record["dst_endpoint"] = destination;
+    record["connection_info"] = json!({
+        "direction_id": if out { 2 } else { 1 },
+        "protocol_num": decision.protocol,
+        "protocol_ver_id": if matches!(decision.remote, IpAddr::V4(_)) { 4 } else { 6 },
     });
+    record["traffic"] = if out {
+        json!({"packets_out": decision.packets, "bytes_out": decision.bytes})
+    } else {
+        json!({"packets_in": decision.packets, "bytes_in": decision.bytes})
+    };
     policy(&mut record, decision);
     record
 }
 
-/// A name that was not answered, and what was: OCSF 1.8 DNS Activity.
-fn question(node: &str, decision: &Decision, query_type: &str) -> Value {
+/// What records of all decisions say.
+fn decided(node: &str, decision: &Decision, class: u32, activity: u32) -> Value {
     let meaning = Meaning::of(decision.verdict);
-    let mut record = json!({
+    json!({
         "category_uid": 4,
-        "class_uid": 4003,
-        "activity_id": 6,
-        "type_uid": 400_306,
+        "class_uid": class,
+        "activity_id": activity,
+        "type_uid": 100 * class + activity,
         "severity_id": meaning.severity,
         "action_id": meaning.action,
         "disposition_id": meaning.disposition,
         "status_id": if decision.verdict == Verdict::Deny { 2 } else { 1 },
         "status_code": decision.reason,
         "count": decision.packets,
-        "query": {"hostname": decision.name, "type": query_type, "class": "IN"},
-        "src_endpoint": {"uid": decision.endpoint, "name": decision.endpoint},
         "device": {"hostname": node, "type_id": 1},
         "unmapped": {"decision": decision.sequence, "generation": decision.generation},
-    });
+    })
+}
+
+/// A name that was not answered, and what was: OCSF 1.8 DNS Activity.
+fn question(node: &str, decision: &Decision, query_type: &str) -> Value {
+    let mut record = decided(node, decision, DNS_ACTIVITY, TRAFFIC);
+    record["query"] = json!({"hostname": decision.name, "type": query_type, "class": "IN"});
+    record["src_endpoint"] = json!({"uid": decision.endpoint, "name": decision.endpoint});
     if let Some(code) = &decision.response_code {
         record["rcode"] = (**code).into();
         record["rcode_id"] = rcode_id(code).into();
@@ -145,9 +146,9 @@ fn question(node: &str, decision: &Decision, query_type: &str) -> Value {
 fn untold(node: &str, endpoint: Option<&str>, count: u64) -> Value {
     let mut record = json!({
         "category_uid": 4,
-        "class_uid": 4003,
-        "activity_id": 6,
-        "type_uid": 400_306,
+        "class_uid": DNS_ACTIVITY,
+        "activity_id": TRAFFIC,
+        "type_uid": 100 * DNS_ACTIVITY + TRAFFIC,
         "severity_id": 2,
         "status_code": "untold",
         "status_detail": "questions that were not answered and are not told one by one",
@@ -161,16 +162,8 @@ fn untold(node: &str, endpoint: Option<&str>, count: u64) -> Value {
 }
 
 /// The number of a response code; 99 Other.
-fn rcode_id(code: &str) -> u8 {
-    match code {
-        "NOERROR" => 0,
-        "FORMERR" => 1,
-        "SERVFAIL" => 2,
-        "NXDOMAIN" => 3,
-        "NOTIMP" => 4,
-        "REFUSED" => 5,
-        _ => 99,
-    }
+fn rcode_id(code: &str) -> usize {
+    RESPONSE_CODES.iter().position(|known| *known == code).unwrap_or(99)
 }
 
 fn policy(record: &mut Value, decision: &Decision) {

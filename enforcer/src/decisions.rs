@@ -26,7 +26,7 @@ use nameward_policy::Reason as DnsReason;
 use tokio::sync::broadcast;
 
 use self::kept::Kept;
-pub(crate) use self::questions::{DNS_REASONS, Refusal};
+pub(crate) use self::questions::{DNS_REASONS, RESPONSE_CODES, Refusal};
 use crate::audit::Audit;
 
 /// Decisions that a slow reader may be behind before it loses some.

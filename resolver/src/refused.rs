@@ -114,13 +114,14 @@ pub struct RefusedNames {
 }
 
 impl RefusedNames {
-    /// Writes what was refused to the log, for those who have nobody else to tell. Never ends by itself.
-    pub async fn log(&self) {
+    /// Gives `tell` each batch as it is due, and the time. Never ends by itself.
+    pub async fn follow(&self, mut tell: impl FnMut(Batch, Instant)) {
         let mut tick = tokio::time::interval(GATHER);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.take(Instant::now()).log();
+            let now = Instant::now();
+            tell(self.take(now), now);
         }
     }
 

@@ -200,7 +200,8 @@ fn serve_file(
     let decisions = Arc::clone(&refused) as Arc<dyn DecisionSink>;
     let server = Server::new(config, endpoints, Arc::new(Acknowledge), decisions);
     tasks.spawn("refused-names", async move {
-        refused.log().await;
+        // Nobody else is there to be told.
+        refused.follow(|batch, _| batch.log()).await;
         Ok(())
     });
     let hang_up = signal(SignalKind::hangup())?;

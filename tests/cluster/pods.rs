@@ -9,7 +9,7 @@ use anyhow::Result;
 use nameward_test_support::{
     SmallInternet,
     cluster::{Cluster, ClusterOptions, Kind},
-    output_within, wait_until,
+    output_within, wait_until, wait_until_ok,
 };
 use serde_json::{Value, json};
 
@@ -192,11 +192,7 @@ impl Pod<'_> {
 
     #[track_caller]
     pub(crate) fn reaches(&self, url: &str) {
-        let mut last = String::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until("a page", SOON, || self.fetch(url).map_err(|error| last = error).ok())
-        }));
-        assert!(found.is_ok(), "{} cannot reach {url}: {last}", self.name);
+        wait_until_ok(&format!("{} reaches {url}", self.name), SOON, || self.fetch(url));
     }
 
     #[track_caller]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use nameward_test_support::{cluster::Node, output_within, program, wait_until};
+use nameward_test_support::{cluster::Node, output_within, program, wait_until, wait_until_ok};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
@@ -74,8 +74,7 @@ impl<'a> Pod<'a> {
         let (machine, place) = (world.nodes()[node].machine(), &world.nodes()[node]);
         machine.output("ip", &["netns", "add", &sandbox]).unwrap();
         machine.output("ip", &["-n", &sandbox, "link", "set", "lo", "up"]).unwrap();
-        let arguments =
-            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+        let arguments = arguments(namespace, name, uid);
         let ptp = Path::new("/usr/lib/cni/ptp");
         let result = place.call_plugin(ptp, "ADD", &sandbox, &arguments, &theirs(place)).unwrap();
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
@@ -104,10 +103,7 @@ impl<'a> Pod<'a> {
         let configuration = json!({
             "cniVersion": "1.0.0", "name": "pods", "type": "nameward-cni", "prevResult": self.result,
         });
-        let arguments = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",
-            self.namespace, self.name, self.uid
-        );
+        let arguments = arguments(&self.namespace, &self.name, &self.uid);
         let plugin = program("nameward-cni")?;
         self.node().call_plugin(&plugin, command, &self.sandbox, &arguments, &configuration)
     }
@@ -172,11 +168,7 @@ impl<'a> Pod<'a> {
     /// Waits until a page can be fetched.
     #[track_caller]
     pub(crate) fn reaches(&self, url: &str) {
-        let mut last = String::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until("a page", SOON, || self.fetch(url).map_err(|error| last = error).ok())
-        }));
-        assert!(found.is_ok(), "{} cannot reach {url}: {last}", self.name);
+        wait_until_ok(&format!("{} reaches {url}", self.name), SOON, || self.fetch(url));
     }
 
     /// Waits until a page cannot be fetched any more.
@@ -241,6 +233,11 @@ impl<'a> Pod<'a> {
         ];
         self.world.cluster.kubectl(&words).unwrap();
     }
+}
+
+/// What runtimes tell plugins of a pod, in `CNI_ARGS`.
+fn arguments(namespace: &str, name: &str, uid: &str) -> String {
+    format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}")
 }
 
 fn theirs(node: &Node) -> Value {

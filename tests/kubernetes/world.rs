@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nameward_test_support::{
     SmallInternet,
     cluster::{Cluster, ClusterOptions, Kind, Node},
-    wait_until,
+    wait_until, wait_until_ok,
 };
 use serde_json::Value;
 
@@ -82,18 +82,15 @@ impl World {
 
     /// Waits until a condition of an object is as expected; returns its message.
     pub(crate) fn condition(&self, object: &[&str], kind: &str, status: &str, reason: &str) -> String {
-        let mut last = String::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until(&format!("{object:?}: {kind} is {status} by {reason}"), STATUS, || {
-                let object = self.cluster.get(object).ok()?;
-                let conditions = object["status"]["conditions"].as_array()?;
-                let found = conditions.iter().find(|one| one["type"] == kind)?;
-                last = found.to_string();
-                let is_meant = found["status"] == status && found["reason"] == reason;
-                is_meant.then(|| found["message"].as_str().unwrap_or_default().to_owned())
-            })
-        }));
-        found.unwrap_or_else(|_| panic!("{object:?}: {kind} is not {status} by {reason}, but {last}"))
+        wait_until_ok(&format!("{object:?}: {kind} is {status} by {reason}"), STATUS, || {
+            let object = self.cluster.get(object).map_err(|error| format!("{error:#}"))?;
+            let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+            let mut conditions = conditions.filter(|one| one["type"] == kind);
+            let found = conditions.next().ok_or("there is none")?;
+            let is_meant = found["status"] == status && found["reason"] == reason;
+            let message = found["message"].as_str().unwrap_or_default();
+            if is_meant { Ok(message.to_owned()) } else { Err(found.to_string()) }
+        })
     }
 
     /// Endpoints of a node, as its REST has them.

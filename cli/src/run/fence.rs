@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::BoxFuture;
@@ -19,7 +19,7 @@ use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decision
 use nameward_policy::{ClusterRanges, Inbound, Isolation, Rule, RuleSet, Settings};
 use nameward_resolver::endpoints::{EndpointView, Endpoints};
 use nameward_resolver::grants::{self, Grantor};
-use nameward_resolver::refused::{self, RefusedNames};
+use nameward_resolver::refused::RefusedNames;
 use nameward_resolver::{Server, ServerConfig, Serving};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
@@ -91,7 +91,8 @@ impl Fence {
         if let Some(refused) = refused {
             let enforcer = enforcer.clone();
             tasks.spawn(async move {
-                tell_refused(&enforcer, &refused).await;
+                // Names that are not answered become decisions, for the API.
+                refused.follow(|batch, now| enforcer.tell_refused(&batch.message(now))).await;
                 "refused-names"
             });
         }
@@ -219,17 +220,6 @@ fn refusal(refused: nameward_enforcer::Refused) -> grants::Refused {
         Refused::NotAllowed { .. } => grants::Refused::NotAllowed,
         Refused::Limit { .. } => grants::Refused::Limit(refused.to_string()),
         Refused::Kernel { detail } => grants::Refused::Kernel(detail),
-    }
-}
-
-/// Names that are not answered become decisions, for the API. Never ends by itself.
-async fn tell_refused(enforcer: &Enforcer, names: &RefusedNames) {
-    let mut tick = tokio::time::interval(refused::GATHER);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let now = Instant::now();
-        enforcer.tell_refused(&names.take(now).message(now));
     }
 }
 

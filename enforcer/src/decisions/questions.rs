@@ -85,16 +85,15 @@ impl Refusal {
     }
 }
 
-/// The mnemonic of RFC 1035 and its followers, else the number.
+/// Mnemonics of response codes by number (RFC 1035 and its followers).
+pub(crate) const RESPONSE_CODES: [&str; 6] =
+    ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
+
+/// The mnemonic, else the number.
 fn response_code(number: u16) -> Cow<'static, str> {
-    match number {
-        0 => "NOERROR".into(),
-        1 => "FORMERR".into(),
-        2 => "SERVFAIL".into(),
-        3 => "NXDOMAIN".into(),
-        4 => "NOTIMP".into(),
-        5 => "REFUSED".into(),
-        other => format!("RCODE{other}").into(),
+    match RESPONSE_CODES.get(usize::from(number)) {
+        Some(known) => (*known).into(),
+        None => format!("RCODE{number}").into(),
     }
 }
 

@@ -297,12 +297,9 @@ impl Node {
 
     /// Soon where something is left over, and now and then in any case: a message of the kernel may be lost.
     fn plan_again(&mut self) {
-        let is_clean = self.parts.guardian.leftovers() == 0;
-        let rounds = if is_clean { 0 } else { self.again.1 + 1 };
-        let wait = if is_clean {
-            LOOK_MAX
-        } else {
-            LOOK_FIRST.saturating_mul(1 << (rounds - 1).min(8)).min(LOOK_MAX)
+        let (wait, rounds) = match self.parts.guardian.leftovers() {
+            0 => (LOOK_MAX, 0),
+            _ => (look_after(self.again.1), self.again.1 + 1),
         };
         self.again = (Some(Instant::now() + wait), rounds);
     }
@@ -400,8 +397,7 @@ impl Node {
         if missing != self.missing.0 {
             self.missing = (missing, 0);
         }
-        let wait = LOOK_FIRST.saturating_mul(1 << self.missing.1.min(8)).min(LOOK_MAX);
-        let due = Instant::now() + wait;
+        let due = Instant::now() + look_after(self.missing.1);
         self.look_at = (missing > 0).then(|| self.look_at.map_or(due, |at| at.min(due)));
     }
 
@@ -482,6 +478,11 @@ pub(super) fn is_kept(
     let may_need_it = !verdicts.is_complete()
         || verdicts.of(pod_uid).is_none_or(|decided| is_named && decided.needs_guard());
     may_need_it && enforcer.is_place_there(endpoint)
+}
+
+/// Time before the next look, after so many that were not enough.
+fn look_after(looks: u32) -> Duration {
+    LOOK_FIRST.saturating_mul(1 << looks.min(8)).min(LOOK_MAX)
 }
 
 fn lacks_sandbox(decided: &Decided, there: &BTreeSet<&Arc<str>>) -> bool {

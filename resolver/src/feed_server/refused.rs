@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use nameward_feed::proto::from_resolver;
 
 use super::{enforcers::Enforcers, link::Link};
-use crate::refused::{Batch, GATHER, RefusedNames};
+use crate::refused::{Batch, RefusedNames};
 
 /// Names of one message at most: some hundred octets each.
 const MOST_OF_ONE_MESSAGE: usize = 1_024;
@@ -14,15 +14,11 @@ const MOST_OF_ONE_MESSAGE: usize = 1_024;
 impl Enforcers {
     /// Tells what was refused, batch by batch, here and to the enforcers. Never ends by itself.
     pub async fn tell_refused(&self, names: &RefusedNames) {
-        let mut tick = tokio::time::interval(GATHER);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            let now = Instant::now();
-            let batch = names.take(now);
+        let tell = |batch: Batch, now| {
             batch.log();
             self.tell_batch(batch, names, now);
-        }
+        };
+        names.follow(tell).await;
     }
 
     fn tell_batch(&self, batch: Batch, names: &RefusedNames, now: Instant) {

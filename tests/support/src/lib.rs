@@ -58,5 +58,5 @@ pub use old_kernel::{Booted, OldKernel};
 pub use privileged::{must_run, privileged};
 pub use programs::program;
 pub use scenarios::{Scenario, run_scenarios};
-pub use wait::{patient, wait_until, wait_until_async};
+pub use wait::{patient, wait_until, wait_until_async, wait_until_ok};
 pub use workload::Workload;

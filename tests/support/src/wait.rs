@@ -30,6 +30,22 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> 
     }
 }
 
+/// [`wait_until`] for what says why it is not there yet.
+///
+/// # Panics
+/// When there was nothing before the deadline, with the last reason.
+#[track_caller]
+pub fn wait_until_ok<T>(what: &str, deadline: Duration, mut tried: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + patient(deadline);
+    loop {
+        match tried() {
+            Ok(value) => return value,
+            Err(last) => assert!(Instant::now() < end, "{what}: not within {deadline:?}: {last}"),
+        }
+        thread::sleep(STEP);
+    }
+}
+
 /// [`wait_until`] for tasks.
 ///
 /// # Panics
@@ -61,6 +77,12 @@ mod tests {
             (left == 0).then_some("here")
         });
         assert_eq!(found, "here");
+    }
+
+    #[test]
+    #[should_panic(expected = "a miracle: not within 20ms: there are none")]
+    fn the_deadline_ends_it_with_the_last_reason() {
+        wait_until_ok("a miracle", Duration::from_millis(20), || Err::<(), _>("there are none".to_owned()));
     }
 
     #[test]
