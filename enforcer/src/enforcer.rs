@@ -353,15 +353,18 @@ impl Enforcer {
             true => self.grant_everyone(request),
             false => self.grant_one(request),
         };
-        match &granted {
-            Ok(granted) => {
-                tracing::debug!(endpoint = &*request.endpoint, name = request.name, ?granted.usable_for, "granted");
-            }
-            Err(refused) => {
-                tracing::debug!(endpoint = &*request.endpoint, name = request.name, %refused, "not granted");
-            }
+        told(request, granted)
+    }
+
+    /// The same for one endpoint whose lock is free; none where somebody holds it, and nothing was done.
+    pub(crate) fn grant_at_once(&self, request: &GrantRequest) -> Option<Result<Granted, Refused>> {
+        if request.is_for_everyone() {
+            return None;
         }
-        granted
+        let guarded = self.guarded(&request.endpoint).ok()?;
+        let mut endpoint = guarded.endpoint.try_lock().ok()?;
+        let current = !guarded.is_retired.load(Ordering::Acquire);
+        current.then(|| told(request, endpoint.grant(request, now())))
     }
 
     /// Follows decisions from here on.
@@ -445,6 +448,15 @@ impl Enforcer {
         all.sort_by(|one, other| one.config.uid.cmp(&other.config.uid));
         all
     }
+}
+
+fn told(request: &GrantRequest, granted: Result<Granted, Refused>) -> Result<Granted, Refused> {
+    let (endpoint, name) = (&*request.endpoint, &request.name);
+    match &granted {
+        Ok(granted) => tracing::debug!(endpoint, name, ?granted.usable_for, "granted"),
+        Err(refused) => tracing::debug!(endpoint, name, %refused, "not granted"),
+    }
+    granted
 }
 
 /// The kernel's clock, as `policy` counts it.

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, os::fd::AsFd, time::Duration};
 
 use aya::programs::{ProgramFd, links::FdLink, links::PinnedLink, loaded_programs};
-use nameward_abi::{Counter, Flow, FlowKey, Reason, programs};
+use nameward_abi::{Address, Admitted, Allow, Counter, Flow, FlowKey, Reason, programs};
 use nameward_enforcer::{
     GrantRequest,
     endpoints::Endpoint,
@@ -242,6 +242,14 @@ impl Watched<'_> {
 impl KernelStore for Watched<'_> {
     fn observe(&self) -> Result<Observed, KernelError> {
         self.kernel.observe()
+    }
+
+    fn allowed(&self, address: Address) -> Result<Option<Allow>, KernelError> {
+        self.kernel.allowed(address)
+    }
+
+    fn admitted(&self, id: u32) -> Result<Option<Admitted>, KernelError> {
+        self.kernel.admitted(id)
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {

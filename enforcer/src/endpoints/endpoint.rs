@@ -359,11 +359,13 @@ impl<S: KernelStore> Endpoint<S> {
         let entries: Vec<_> = addresses()
             .filter_map(|address| Some((address, self.grants.entry(&self.bindings, address, now)?)))
             .collect();
-        self.note_ids()?;
         if let (Some(journal), Some(binding)) = (&mut self.journal, self.bindings.of(name)) {
             // Other addresses of the name are there already: a name may have a thousand.
-            journal.append(&[Entry::Binding(binding.of_addresses(addresses()))])?;
+            let binding = Entry::Binding(binding.of_addresses(addresses()));
+            let lines: Vec<Entry> = self.grants.fresh().map(Entry::Names).chain([binding]).collect();
+            journal.append(&lines)?;
         }
+        self.grants.stored();
         for (address, entry) in entries {
             let classes =
                 self.rules.as_ref().map_or(0, |rules| self.grants.classes_of(rules, entry.admitted_id));

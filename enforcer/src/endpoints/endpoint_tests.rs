@@ -218,6 +218,47 @@ fn drift_is_repaired_and_counted() {
     assert_eq!(endpoint.store.observed.admitted, before.admitted);
 }
 
+/// What is found piece by piece, when the kernel was read as it was before `meanwhile`.
+fn drifted(endpoint: &mut Endpoint<MemoryStore>, meanwhile: impl FnOnce(&mut Endpoint<MemoryStore>)) -> bool {
+    let (recorded, observed) = (endpoint.recorded(), endpoint.store.observed.clone());
+    meanwhile(endpoint);
+    let look = super::super::Look::new(recorded, observed);
+    look.pieces().any(|piece| endpoint.has_drifted_in(&piece, NOW).unwrap())
+}
+
+#[test]
+fn drift_of_many_names_is_found_piece_by_piece() {
+    let mut endpoint = endpoint();
+    for number in 0..200 {
+        let (name, address) = (format!("n{number}.example.net"), format!("198.51.100.{number}"));
+        endpoint.grant(&request(&name, &[&address], 1), NOW).unwrap();
+    }
+    assert!(endpoint.has_many());
+    assert!(!drifted(&mut endpoint, |_| {}));
+    let before = endpoint.store.observed.clone();
+    let first = *before.allow.keys().next().unwrap();
+    let changes: [&dyn Fn(&mut Observed); 4] = [
+        &|seen| {
+            seen.allow.remove(&first);
+        },
+        &|seen| seen.allow.get_mut(&first).unwrap().expires_at += 1,
+        &|seen| {
+            seen.allow.insert([9; 16], Allow { expires_at: u64::MAX, ..Allow::default() });
+        },
+        &|seen| seen.admitted.values_mut().next().unwrap().classes = [u64::MAX; 2],
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        change(&mut endpoint.store.observed);
+        assert!(drifted(&mut endpoint, |_| {}), "change {index}");
+        assert!(endpoint.has_drifted(NOW).unwrap(), "change {index}");
+        endpoint.store.observed = before.clone();
+    }
+    // What this process writes while the kernel is read is nobody else's change.
+    assert!(!drifted(&mut endpoint, |endpoint| {
+        endpoint.grant(&request("new.example.net", &["203.0.113.1", "198.51.100.1"], 1), NOW).unwrap();
+    }));
+}
+
 // Drift of rules: a port opened, a prefix allowed, audit switched on by hand
 #[test]
 fn rules_that_somebody_else_changed_are_put_right() {

@@ -4,10 +4,12 @@
 
 mod adopted;
 mod by_name;
+mod drift;
 mod endpoint;
 pub(crate) mod journal;
 mod upkeep;
 
 pub use adopted::AdoptedConnection;
+pub(crate) use drift::Look;
 pub(crate) use endpoint::chain_text;
 pub use endpoint::{Endpoint, EndpointError};

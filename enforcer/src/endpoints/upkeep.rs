@@ -67,9 +67,15 @@ impl<S: KernelStore> Endpoint<S> {
         let observed = self.store.observe()?;
         let desired = self.desired(&rules, now)?;
         let slot = self.word.unwrap_or(observed.switch).slot();
-        let tables = switch::restore(&observed, &Target::new(&rules.kernel, BTreeMap::new()), slot);
-        let words = self.word.is_some_and(|word| word != observed.switch);
-        Ok(words || !tables.is_empty() || drift(&desired, &observed, slot, now) != 0)
+        Ok(self.has_other_rules(&observed) || drift(&desired, &observed, slot, now) != 0)
+    }
+
+    /// Whether rules, or the word that says which of them count, are not as this process wrote them.
+    pub(crate) fn has_other_rules(&self, observed: &Observed) -> bool {
+        let Some(rules) = self.rules() else { return false };
+        let slot = self.word.unwrap_or(observed.switch).slot();
+        let tables = switch::restore(observed, &Target::new(&rules.kernel, BTreeMap::new()), slot);
+        !tables.is_empty() || self.word.is_some_and(|word| word != observed.switch)
     }
 
     /// Time goes on after the answer path was broken: what would lapse at once is extended by its grace (F1).

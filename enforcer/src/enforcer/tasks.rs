@@ -19,9 +19,10 @@ use tokio::{sync::watch, task::JoinSet};
 use super::{Enforcer, EnforcerError, Guarded, now};
 use crate::{
     decisions::{Asker, Context, Refusal, ip},
+    endpoints::{EndpointError, Look},
     gateway,
     heartbeat::{self, AnswerPath},
-    kernel::{Attachment, BootNanos, EventReader, KernelError, Order},
+    kernel::{Attachment, BootNanos, EventReader, KernelError, KernelStore, Order},
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -32,6 +33,8 @@ const AHEAD: Duration = Duration::from_secs(2);
 const UPKEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often what the kernel holds is compared with what it should.
 const DRIFT_EVERY: Duration = Duration::from_secs(5);
+/// Between two pieces of an endpoint that is compared piece by piece.
+const LET_OTHERS: Duration = Duration::from_micros(200);
 /// How often cgroups are looked for: nobody tells when one of the same name is made.
 const PLACES_EVERY: Duration = Duration::from_millis(100);
 
@@ -188,14 +191,20 @@ impl Enforcer {
         loop {
             tick.tick().await;
             self.tell_tails();
-            if all_done.elapsed() >= UPKEEP_EVERY {
+            let work: fn(&Self) = if all_done.elapsed() >= UPKEEP_EVERY {
                 (all_done, compared) = (Instant::now(), Instant::now());
-                self.upkeep();
+                Self::upkeep
             } else if compared.elapsed() >= DRIFT_EVERY {
                 compared = Instant::now();
-                self.compare();
+                Self::compare
             } else {
-                self.all().iter().for_each(|guarded| look_after(guarded, false));
+                |keeper| keeper.all().iter().for_each(|guarded| look_after(guarded, false))
+            };
+            // It reads maps for tens of milliseconds: grants and feeds do not wait for that on a thread of the runtime.
+            let keeper = self.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || work(&keeper)).await {
+                tracing::error!(%error, "upkeep broke off");
+                return;
             }
         }
     }
@@ -233,14 +242,43 @@ impl Enforcer {
             self.keep_config(&guarded);
             guarded.follow_gateway();
             guarded.look_for_new_gaps();
-            let has_drifted = guarded.current().is_some_and(|mut endpoint| {
-                endpoint.has_drifted(now()).unwrap_or_else(|error| {
-                    tracing::warn!(endpoint = &*guarded.config.uid, %error, "the kernel's tables cannot be compared");
-                    false
-                })
+            let has_drifted = self.has_drifted(&guarded).unwrap_or_else(|error| {
+                tracing::warn!(endpoint = &*guarded.config.uid, %error, "the kernel's tables cannot be compared");
+                false
             });
             look_after(&guarded, has_drifted);
         }
+    }
+
+    /// Whether the kernel holds something that this process did not write. Of an endpoint with many names this is found
+    /// out piece by piece, because no grant is made while it is locked.
+    fn has_drifted(&self, guarded: &Guarded) -> Result<bool, EndpointError> {
+        let Some(mut endpoint) = guarded.current() else { return Ok(false) };
+        if !endpoint.has_many() || endpoint.rules().is_none() {
+            return endpoint.has_drifted(now());
+        }
+        let (recorded, generation) = (endpoint.recorded(), endpoint.generation());
+        drop(endpoint);
+        let observed = self.0.host.open_endpoint(&guarded.config.uid)?.observe()?;
+        let Some(endpoint) = guarded.current() else { return Ok(false) };
+        if endpoint.generation() != generation {
+            // What was read is of two sets of rules. The next look will tell.
+            return Ok(false);
+        }
+        if endpoint.has_other_rules(&observed) {
+            return Ok(true);
+        }
+        drop(endpoint);
+        for piece in Look::new(recorded, observed).pieces() {
+            let Some(endpoint) = guarded.current() else { return Ok(false) };
+            if endpoint.has_drifted_in(&piece, now())? {
+                return Ok(true);
+            }
+            drop(endpoint);
+            // Who waits for the lock is woken by its release, which takes longer than to take it again.
+            std::thread::sleep(LET_OTHERS);
+        }
+        Ok(false)
     }
 
     fn keep_config(&self, guarded: &Guarded) {

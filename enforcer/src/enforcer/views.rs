@@ -209,6 +209,10 @@ impl Backend for Enforcer {
         Self::grant(self, &request)
     }
 
+    fn grant_at_once(&self, request: &GrantRequest) -> Option<Result<Granted, Refused>> {
+        Self::grant_at_once(self, request)
+    }
+
     fn refused_names(&self, names: &RefusedNames) {
         self.tell_refused(names);
     }

@@ -17,7 +17,7 @@ use std::{
 use nameward_feed::{
     DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
-        Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, RefusedNames, Revoke, SnapshotEnd,
+        Ack, Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, RefusedNames, Revoke, SnapshotEnd,
         feed_client::FeedClient, from_enforcer, from_resolver,
     },
     sockets::HandOverError,
@@ -173,7 +173,7 @@ impl Connection {
             missed: AtomicU64::new(0),
         };
         let ended = tokio::select! {
-            ended = self.listen(stream, queues) => ended,
+            ended = self.listen(stream, queues, &**backend) => ended,
             () = other_certificates(resolver) => Ok(()),
         };
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -197,6 +197,7 @@ impl Connection {
         &self,
         mut stream: tonic::Streaming<FromResolver>,
         queues: Queues,
+        backend: &dyn Backend,
     ) -> Result<(), ConnectionError> {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MILLIS));
         let mut sequence = 0;
@@ -207,7 +208,7 @@ impl Connection {
                 next = stream.message() => match next.map_err(Box::new)? {
                     Some(FromResolver { message }) => {
                         self.heard(&mut silence);
-                        self.hear(message, &queues)?;
+                        self.hear(message, &queues, backend)?;
                     }
                     None => return Ok(()),
                 },
@@ -227,11 +228,19 @@ impl Connection {
         silence.as_mut().reset(now + Duration::from_millis(DEAD_AFTER_MILLIS));
     }
 
-    fn hear(&self, message: Option<from_resolver::Message>, queues: &Queues) -> Result<(), ConnectionError> {
+    fn hear(
+        &self,
+        said: Option<from_resolver::Message>,
+        queues: &Queues,
+        backend: &dyn Backend,
+    ) -> Result<(), ConnectionError> {
         let ask =
             |asked| queues.grants.send(asked).map_err(|_| io::Error::other("the thread that grants is gone"));
-        match message {
-            Some(from_resolver::Message::Grant(grant)) => ask(Asked::One(grant))?,
+        match said {
+            Some(from_resolver::Message::Grant(grant)) => match grant_at_once(&grant, backend) {
+                Some(ack) => self.say(message(from_enforcer::Message::Ack(ack))),
+                None => ask(Asked::One(grant))?,
+            },
             Some(from_resolver::Message::Grants(grants)) => ask(Asked::Many(grants.grants))?,
             Some(from_resolver::Message::Revoked(revoked)) => {
                 self.forgotten(revoked.endpoint, revoked.generation)
@@ -248,8 +257,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Grants in the order they came, on a thread of their own: they wait for locks, files and the kernel. It ends
-    /// with the stream.
+    /// Grants that have to wait for somebody, in the order they came, on a thread of their own. It ends with the stream.
     fn grants(&self, backend: Arc<dyn Backend>) -> io::Result<blocking::Sender<Asked>> {
         let (grants, queue) = blocking::channel::<Asked>();
         let say = self.say.clone();
@@ -280,6 +288,14 @@ impl Connection {
             }
         }
     }
+}
+
+/// A grant takes less time than to wake the thread that would make it, when nobody has to be waited for: then it is made
+/// where it is heard.
+fn grant_at_once(grant: &Grant, backend: &dyn Backend) -> Option<Ack> {
+    let outcome = backend.grant_at_once(&messages::request(grant).ok()?)?;
+    // Promise 1: said when the kernel has been written, not before.
+    Some(messages::ack(grant.sequence, &outcome))
 }
 
 fn grant_one(grant: &Grant, backend: &dyn Backend) -> Result<Granted, Refused> {

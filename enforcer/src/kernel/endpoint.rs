@@ -23,7 +23,7 @@ use nameward_abi::{
 };
 
 use super::{
-    KernelError, KernelStore, MapWrite, Observed,
+    KernelError, KernelStore, MapWrite, Observed, batch,
     bpffs::Folder,
     cgroup, instance,
     interface::{self, Hooks, Links, Order},
@@ -375,8 +375,11 @@ impl KernelStore for KernelEndpoint {
         let trie = |name| KernelError::map("read", name);
         let config = self.config()?;
         Ok(Observed {
-            allow: self.maps.allow.iter().collect::<Result<_, _>>().map_err(trie(maps::ALLOW))?,
-            admitted: self.maps.admitted.iter().collect::<Result<_, _>>().map_err(trie(maps::ADMITTED))?,
+            allow: batch::entries(&self.maps.allow).map_err(trie(maps::ALLOW))?.into_iter().collect(),
+            admitted: batch::entries(&self.maps.admitted)
+                .map_err(trie(maps::ADMITTED))?
+                .into_iter()
+                .collect(),
             cidrs: self
                 .maps
                 .cidrs
@@ -396,9 +399,17 @@ impl KernelStore for KernelEndpoint {
         })
     }
 
+    fn allowed(&self, address: Address) -> Result<Option<Allow>, KernelError> {
+        found(self.maps.allow.get(&address, 0), maps::ALLOW)
+    }
+
+    fn admitted(&self, id: u32) -> Result<Option<Admitted>, KernelError> {
+        found(self.maps.admitted.get(&id, 0), maps::ADMITTED)
+    }
+
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
         let read = |map: &HashMap<MapData, FlowKey, Flow>, name| {
-            map.iter().collect::<Result<Vec<_>, _>>().map_err(KernelError::map("read", name))
+            batch::entries(map).map_err(KernelError::map("read", name))
         };
         let mut flows = read(&self.maps.flows, maps::FLOWS)?;
         flows.extend(read(&self.maps.fleeting, maps::FLEETING)?);
@@ -476,6 +487,15 @@ pub(super) fn open<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, KernelError> {
     let data = MapData::from_pin(folder.join(name)).map_err(KernelError::map("open", name))?;
     Map::from_map_data(data).and_then(M::try_from).map_err(KernelError::map("open", name))
+}
+
+/// The result of a look; what is not there is no error.
+fn found<V>(result: Result<V, MapError>, map: &'static str) -> Result<Option<V>, KernelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(KernelError::map("read", map)(error)),
+    }
 }
 
 /// The result of a removal; what was not there is gone as well.

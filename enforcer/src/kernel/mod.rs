@@ -8,6 +8,7 @@
 //!                                 endpoints/<uid>/ ALLOW ADMITTED CIDRS PORTS ... link_pod_egress link_pod_ingress
 //! ```
 
+mod batch;
 mod bpffs;
 mod cgroup;
 mod cgroup_sockets;

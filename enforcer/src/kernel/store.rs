@@ -75,6 +75,18 @@ pub trait KernelStore: Send {
     /// [`KernelError::Map`].
     fn observe(&self) -> Result<Observed, KernelError>;
 
+    /// Reads one address of `ALLOW`.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    fn allowed(&self, address: Address) -> Result<Option<Allow>, KernelError>;
+
+    /// Reads one set of names of `ADMITTED`.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    fn admitted(&self, id: u32) -> Result<Option<Admitted>, KernelError>;
+
     /// Reads `FLOWS` and `FLEETING`.
     ///
     /// # Errors
@@ -104,6 +116,14 @@ pub struct MemoryStore {
 impl KernelStore for MemoryStore {
     fn observe(&self) -> Result<Observed, KernelError> {
         Ok(self.observed.clone())
+    }
+
+    fn allowed(&self, address: Address) -> Result<Option<Allow>, KernelError> {
+        Ok(self.observed.allow.get(&address).copied())
+    }
+
+    fn admitted(&self, id: u32) -> Result<Option<Admitted>, KernelError> {
+        Ok(self.observed.admitted.get(&id).copied())
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
