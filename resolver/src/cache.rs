@@ -1,21 +1,20 @@
 //! Answers of upstreams, shared by all endpoints: bounded by bytes, kept for their TTL (RFC 2308 for negative
 //! ones), asked once for identical questions at the same time.
 //!
-//! Nothing here depends on who asks: what an endpoint may see of an answer is decided afterwards.
+//! Nothing here depends on who asks: what an endpoint may see of an answer is decided afterwards. Who asks, and who is
+//! told, is not known here.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::collections::hash_map::Entry as Place;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record};
 use hickory_proto::serialize::binary::BinEncodable;
 use lru::LruCache;
 
-use crate::upstream::{Question, UpstreamError};
+use crate::upstream::{Question, Reply};
 
 /// The longest that an answer is kept, whatever its TTL.
 const LONGEST: Duration = Duration::from_secs(86_400);
@@ -30,19 +29,30 @@ const LARGEST_SHARE: usize = 8;
 
 /// Question and number of the upstream group it is for.
 pub(crate) type CacheKey = (usize, Question);
-type Asking = Shared<BoxFuture<'static, Result<Arc<CachedAnswer>, UpstreamError>>>;
 
 /// An answer of an upstream and when it came.
 #[derive(Debug)]
 pub(crate) struct CachedAnswer {
-    pub(crate) message: Message,
+    pub(crate) reply: Reply,
     pub(crate) received_at: Instant,
 }
 
-/// The shared cache.
-pub(crate) struct Cache {
-    answers: Mutex<Answers>,
-    asking: Mutex<HashMap<CacheKey, Asking>>,
+/// The shared cache, and who waits (`W`) for what is not in it.
+pub(crate) struct Cache<W>(Mutex<Inner<W>>);
+
+struct Inner<W> {
+    answers: Answers,
+    asking: HashMap<CacheKey, Vec<W>, foldhash::fast::RandomState>,
+}
+
+/// What is known of a question.
+pub(crate) enum Known<W> {
+    /// The answer. Nobody has to wait.
+    Answer(Arc<CachedAnswer>, W),
+    /// It is asked already; who waits is told with the others.
+    Asked,
+    /// Nothing: who called this has to ask, and to call [`Cache::end`].
+    Nothing,
 }
 
 struct Answers {
@@ -58,65 +68,70 @@ struct Entry {
 }
 
 impl CachedAnswer {
+    /// As it came now.
+    pub(crate) fn new(mut reply: Reply) -> Arc<Self> {
+        if let Reply::Message(message) = &mut reply {
+            // Nobody looks at them (A1).
+            message.additionals = Vec::new();
+        }
+        Arc::new(Self { reply, received_at: Instant::now() })
+    }
+
     /// Whole seconds since it came.
     pub(crate) fn age(&self, now: Instant) -> u32 {
         u32::try_from(now.saturating_duration_since(self.received_at).as_secs()).unwrap_or(u32::MAX)
     }
 }
 
-impl Cache {
+impl<W> Cache<W> {
     pub(crate) fn new(most_octets: usize) -> Self {
         let by_question = LruCache::unbounded_with_hasher(foldhash::fast::RandomState::default());
-        Self {
-            answers: Mutex::new(Answers { by_question, octets: 0, most_octets }),
-            asking: Mutex::default(),
+        let answers = Answers { by_question, octets: 0, most_octets };
+        Self(Mutex::new(Inner { answers, asking: HashMap::default() }))
+    }
+
+    /// The answer, when it is fresh; else `waits` waits for it.
+    pub(crate) fn look(&self, key: &CacheKey, waits: W, now: Instant) -> Known<W> {
+        let mut inner = self.lock();
+        if let Some(answer) = inner.answers.get(key, now) {
+            return Known::Answer(answer, waits);
+        }
+        match inner.asking.entry(key.clone()) {
+            Place::Occupied(mut waiting) => {
+                waiting.get_mut().push(waits);
+                Known::Asked
+            }
+            Place::Vacant(vacant) => {
+                vacant.insert(vec![waits]);
+                Known::Nothing
+            }
         }
     }
 
-    /// The answer, when it is fresh.
-    pub(crate) fn get(&self, key: &CacheKey, now: Instant) -> Option<Arc<CachedAnswer>> {
-        let mut answers = lock(&self.answers);
-        let entry = answers.by_question.get(key)?;
-        (now < entry.ends_at).then(|| entry.answer.clone())
+    /// The question has been asked; returns who waits. An answer is kept.
+    pub(crate) fn end(&self, key: CacheKey, answer: Option<&Arc<CachedAnswer>>) -> Vec<W> {
+        let mut inner = self.lock();
+        let waiting = inner.asking.remove(&key).unwrap_or_default();
+        if let Some(answer) = answer {
+            inner.answers.insert(key, Arc::clone(answer));
+        }
+        waiting
     }
 
-    /// Asks, or waits for the one that is asking the same already. The question goes on when the waiting stop.
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        key: CacheKey,
-        question: impl Future<Output = Result<Message, UpstreamError>> + Send + 'static,
-    ) -> Result<Arc<CachedAnswer>, UpstreamError> {
-        let asking =
-            lock(&self.asking).entry(key.clone()).or_insert_with(|| self.start(key, question)).clone();
-        asking.await
-    }
-
-    fn start(
-        self: &Arc<Self>,
-        key: CacheKey,
-        question: impl Future<Output = Result<Message, UpstreamError>> + Send + 'static,
-    ) -> Asking {
-        let cache = self.clone();
-        let asking = tokio::spawn(async move {
-            let result = question.await.map(|mut message| {
-                // Nobody looks at them (A1).
-                message.additionals = Vec::new();
-                let answer = Arc::new(CachedAnswer { message, received_at: Instant::now() });
-                lock(&cache.answers).insert(key.clone(), answer.clone());
-                answer
-            });
-            lock(&cache.asking).remove(&key);
-            result
-        });
-        let joined = asking.map(|result| result.unwrap_or(Err(UpstreamError::Nobody)));
-        joined.boxed().shared()
+    fn lock(&self) -> MutexGuard<'_, Inner<W>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Answers {
+    fn get(&mut self, key: &CacheKey, now: Instant) -> Option<Arc<CachedAnswer>> {
+        let entry = self.by_question.get(key)?;
+        (now < entry.ends_at).then(|| Arc::clone(&entry.answer))
+    }
+
     fn insert(&mut self, key: CacheKey, answer: Arc<CachedAnswer>) {
-        let Some(ttl) = lifetime(&answer.message) else { return };
-        let octets = ENTRY_OCTETS + key.1.name.len() + memory(&answer.message);
+        let Some(ttl) = lifetime(&answer.reply) else { return };
+        let octets = ENTRY_OCTETS + key.1.name.len() + memory(&answer.reply);
         if octets > self.most_octets / LARGEST_SHARE {
             return;
         }
@@ -133,7 +148,11 @@ impl Answers {
 }
 
 /// Octets that the records of an answer take, roughly.
-fn memory(message: &Message) -> usize {
+fn memory(reply: &Reply) -> usize {
+    let message = match reply {
+        Reply::Verbatim(verbatim) => return verbatim.memory(),
+        Reply::Message(message) => message,
+    };
     let data = |record: &Record| match &record.data {
         RData::A(_) | RData::AAAA(_) | RData::CNAME(_) | RData::NS(_) | RData::SOA(_) => 0,
         // Parts of text and the like have an allocation each.
@@ -145,7 +164,16 @@ fn memory(message: &Message) -> usize {
 
 /// How long an answer may be kept: the shortest TTL of its records, for negative answers the SOA's (RFC 2308).
 /// None: not at all.
-fn lifetime(message: &Message) -> Option<Duration> {
+fn lifetime(reply: &Reply) -> Option<Duration> {
+    match reply {
+        Reply::Verbatim(verbatim) => {
+            (verbatim.ttl() > 0).then(|| Duration::from_secs(verbatim.ttl().into()).min(LONGEST))
+        }
+        Reply::Message(message) => lifetime_of(message),
+    }
+}
+
+fn lifetime_of(message: &Message) -> Option<Duration> {
     let negative = message.metadata.response_code == ResponseCode::NXDomain || message.answers.is_empty();
     let seconds = if negative {
         let soa = message.authorities.iter().find_map(|record| match &record.data {
@@ -160,17 +188,12 @@ fn lifetime(message: &Message) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()).min(longest))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use hickory_proto::op::{MessageType, OpCode};
     use hickory_proto::rr::Name;
     use hickory_proto::rr::rdata::{A, SOA, TXT};
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn key(number: u16) -> CacheKey {
         let name = b"\x01a\x00"[..].into();
@@ -195,59 +218,62 @@ mod tests {
         message
     }
 
-    #[test]
-    fn lifetimes_are_those_of_rfc_2308() {
-        assert_eq!(lifetime(&message(60)), Some(Duration::from_secs(60)));
-        assert_eq!(lifetime(&message(0)), None);
-        assert_eq!(lifetime(&negative(300, 60)), Some(Duration::from_secs(60)));
-        assert_eq!(lifetime(&negative(u32::MAX, u32::MAX)), Some(LONGEST_NEGATIVE));
-        assert_eq!(lifetime(&Message::new(1, MessageType::Response, OpCode::Query)), None);
+    fn keep(cache: &Cache<()>, key: CacheKey, message: Message) {
+        assert!(matches!(cache.look(&key, (), Instant::now()), Known::Nothing));
+        let answer = CachedAnswer::new(Reply::Message(Box::new(message)));
+        assert_eq!(cache.end(key, Some(&answer)).len(), 1);
     }
 
-    #[tokio::test]
-    async fn identical_questions_are_asked_once() {
-        let cache = Arc::new(Cache::new(1 << 20));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let (release, released) = tokio::sync::watch::channel(false);
-        let question = || {
-            let (asked, mut released) = (asked.clone(), released.clone());
-            async move {
-                asked.fetch_add(1, Ordering::Relaxed);
-                released.wait_for(|released| *released).await.unwrap();
-                Ok(message(60))
-            }
-        };
-        let both = futures::future::join(cache.ask(key(1), question()), cache.ask(key(1), question()));
-        let (results, _) = futures::future::join(both, async { release.send(true).unwrap() }).await;
-        assert!(results.0.is_ok() && results.1.is_ok());
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
-        let now = Instant::now();
-        assert!(cache.get(&key(1), now).is_some());
-        assert!(cache.get(&key(1), now + Duration::from_secs(61)).is_none());
+    /// Of questions from 0 on, how many have an answer.
+    fn kept(cache: &Cache<()>, questions: u16) -> usize {
+        let has = |number: &u16| matches!(cache.look(&key(*number), (), Instant::now()), Known::Answer(..));
+        (0..questions).filter(has).count()
+    }
+
+    #[test]
+    fn lifetimes_are_those_of_rfc_2308() {
+        assert_eq!(lifetime_of(&message(60)), Some(Duration::from_secs(60)));
+        assert_eq!(lifetime_of(&message(0)), None);
+        assert_eq!(lifetime_of(&negative(300, 60)), Some(Duration::from_secs(60)));
+        assert_eq!(lifetime_of(&negative(u32::MAX, u32::MAX)), Some(LONGEST_NEGATIVE));
+        assert_eq!(lifetime_of(&Message::new(1, MessageType::Response, OpCode::Query)), None);
+    }
+
+    #[test]
+    fn identical_questions_are_asked_once() {
+        let (cache, now) = (Cache::new(1 << 20), Instant::now());
+        assert!(matches!(cache.look(&key(1), "first", now), Known::Nothing));
+        assert!(matches!(cache.look(&key(1), "second", now), Known::Asked));
+        assert!(matches!(cache.look(&key(2), "other", now), Known::Nothing));
+        let answer = CachedAnswer::new(Reply::Message(Box::new(message(60))));
+        assert_eq!(cache.end(key(1), Some(&answer)), ["first", "second"]);
+        assert!(matches!(cache.look(&key(1), "third", Instant::now()), Known::Answer(_, "third")));
+        let later = Instant::now() + Duration::from_secs(61);
+        assert!(matches!(cache.look(&key(1), "fourth", later), Known::Nothing));
+        assert_eq!(cache.end(key(2), None), ["other"], "who asked for something else waits for that");
     }
 
     // Promise 8: bounded by bytes
-    #[tokio::test]
-    async fn memory_is_bounded() {
-        let cache = Arc::new(Cache::new(10 * (ENTRY_OCTETS + RECORD_OCTETS + 3)));
+    #[test]
+    fn memory_is_bounded() {
+        let cache = Cache::new(10 * (ENTRY_OCTETS + RECORD_OCTETS + 3));
         for number in 0..100 {
-            cache.ask(key(number), async { Ok(message(60)) }).await.unwrap();
+            keep(&cache, key(number), message(60));
         }
-        let kept = (0..100).filter(|number| cache.get(&key(*number), Instant::now()).is_some()).count();
-        assert_eq!(kept, 10);
+        assert_eq!(kept(&cache, 100), 10);
     }
 
     // Promise 8: text counts with its length
-    #[tokio::test]
-    async fn large_records_are_not_taken_for_small_ones() {
-        let cache = Arc::new(Cache::new(1 << 20));
+    #[test]
+    fn large_records_are_not_taken_for_small_ones() {
+        let cache = Cache::new(1 << 20);
         for number in 0..100 {
             let mut large = message(60);
             let text = TXT::new(vec!["x".repeat(255); 100]);
             large.add_answer(Record::from_rdata(Name::from_ascii("a.").unwrap(), 60, RData::TXT(text)));
-            cache.ask(key(number), async { Ok(large) }).await.unwrap();
+            keep(&cache, key(number), large);
         }
-        let kept = (0..100).filter(|number| cache.get(&key(*number), Instant::now()).is_some()).count();
+        let kept = kept(&cache, 100);
         assert!((10..=40).contains(&kept), "{kept} answers of 26 thousand octets in a million");
     }
 }

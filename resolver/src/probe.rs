@@ -12,7 +12,8 @@ use nameward_policy::{DnsRules, Name, QueryDecision};
 use crate::answer::{self, TtlBounds};
 use crate::check::{Asked, check};
 use crate::decide::RuleTerms;
-use crate::upstream::{Outstanding, Question};
+use crate::server::passes_whole;
+use crate::upstream::{Outstanding, Question, Reply};
 use crate::wire::query::Query;
 use crate::wire::stored::StoredAnswer;
 
@@ -62,21 +63,41 @@ pub fn upstream_answer(query: &[u8], answer: &[u8], rules: &DnsRules) -> Option<
     let outstanding = Outstanding::default();
     // Never so, but for one in many million: ID and letter case are chosen at random. It must bear any bytes.
     Question::of(&query).ask(&outstanding).is_answered_by(answer);
-    let message = Message::from_vec(answer).ok()?;
-    let asked = Asked {
-        name: answer::name_of(&query)?,
-        record_type: RecordType::from(query.record_type),
-        dnssec_ok: query.dnssec_ok(),
-    };
-    let mut checked = check(&message, &asked, Some(&RuleTerms { rules, rule }));
+    let terms = RuleTerms { rules, rule };
     let bounds = rules.ttl();
-    answer::clamp(&mut checked, TtlBounds { least: bounds.min_seconds, most: bounds.max_seconds }, 0);
-    let granted = checked.addresses.iter().map(|(address, _)| *address).collect();
-    let built = answer::build(&query, &asked.name, checked, message.metadata.authentic_data)?;
+    let bounds = TtlBounds { least: bounds.min_seconds, most: bounds.max_seconds };
+    let reply = Reply::read(answer, &Question::of(&query)).ok()?;
+    let (built, granted) = match &reply {
+        Reply::Verbatim(verbatim) if passes_whole(verbatim, &terms) => {
+            let granted = verbatim.addresses().iter().map(|(address, _)| *address).collect();
+            (verbatim.write(&query, |ttl| bounds.clamp(ttl, 0))?, granted)
+        }
+        Reply::Verbatim(_) | Reply::Message(_) => {
+            by_records(&query, &reply.clone().into_message().ok()?, &terms, bounds)?
+        }
+    };
     let mut bytes = Vec::new();
     match StoredAnswer::new(&[], &built) {
         Some(stored) => stored.write(&query, 1, 0, &mut bytes),
         None => bytes = built,
     }
     Some(Passed { bytes, granted })
+}
+
+/// The message, and the addresses that are granted.
+fn by_records(
+    query: &Query<'_>,
+    message: &Message,
+    terms: &RuleTerms<'_>,
+    bounds: TtlBounds,
+) -> Option<(Vec<u8>, Vec<IpAddr>)> {
+    let asked = Asked {
+        name: answer::name_of(query)?,
+        record_type: RecordType::from(query.record_type),
+        dnssec_ok: query.dnssec_ok(),
+    };
+    let mut checked = check(message, &asked, Some(terms));
+    answer::clamp(&mut checked, bounds, 0);
+    let granted = checked.addresses.iter().map(|(address, _)| *address).collect();
+    Some((answer::build(query, &asked.name, checked, message.metadata.authentic_data)?, granted))
 }

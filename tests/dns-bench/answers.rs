@@ -30,31 +30,42 @@ const LATENCY_BAR: f64 = 1.2;
 const DNSPERF_SECONDS: u32 = 3;
 const THOUSAND: f64 = 1_000.0;
 
-pub(crate) fn measure(extent: Extent, figures: &mut Figures) -> Result<()> {
+/// A part of what is measured here.
+type Measured = fn(&mut Lab, &Netns, &mut Servers, &mut Figures) -> Result<()>;
+
+pub(crate) fn measure(extent: Extent, what: Measured, figures: &mut Figures) -> Result<()> {
     let namespace = Netns::new("dnsbench")?;
     let mut servers = Servers::start(&namespace)?;
-    namespace.run(|| in_namespace(extent, &namespace, &mut servers, figures))?
+    namespace.run(|| {
+        let mut only = CpuSet::new();
+        only.set(CLIENT_CPU)?;
+        sched_setaffinity(Pid::from_raw(0), &only)?;
+        let mut lab = Lab { client: Client::new()?, shuffle: Shuffle::new(), missed: 0, extent };
+        what(&mut lab, &namespace, &mut servers, figures)
+    })?
 }
 
-fn in_namespace(
-    extent: Extent,
+/// Answers from memory.
+pub(crate) fn cached(
+    lab: &mut Lab,
     namespace: &Netns,
     servers: &mut Servers,
     figures: &mut Figures,
 ) -> Result<()> {
-    let mut only = CpuSet::new();
-    only.set(CLIENT_CPU)?;
-    sched_setaffinity(Pid::from_raw(0), &only)?;
-    let mut lab = Lab { client: Client::new()?, shuffle: Shuffle::new(), missed: 0, extent };
     lab.cached(&servers.cached, figures)?;
     servers.check()?;
     lab.half_load(&servers.cached, figures)?;
-    lab.misses(&servers.forwarding, figures)?;
     servers.check()?;
     dnsperf(namespace, &servers.cached, figures)
 }
 
-struct Lab {
+/// Questions that are forwarded.
+pub(crate) fn misses(lab: &mut Lab, _: &Netns, servers: &mut Servers, figures: &mut Figures) -> Result<()> {
+    lab.misses(&servers.forwarding, figures)?;
+    servers.check()
+}
+
+pub(crate) struct Lab {
     client: Client,
     shuffle: Shuffle,
     missed: u64,

@@ -1,7 +1,8 @@
 //! What the resolver costs, against the bars of its plan. Writes `target/bench/dns.json` (S3).
 //!
 //! ```text
-//! answers  cached answers, misses, latency, beside nsd, unbound, dnsdist, dnsmasq and CoreDNS
+//! answers  cached answers and their latency, beside nsd, unbound, dnsdist, dnsmasq and CoreDNS
+//! misses   questions that are forwarded, beside dnsdist without its cache
 //! grants   new names a second, from answer to acknowledgement over the unix socket, with the real kernel map
 //! barrier  names for all behind a forwarder's cache: until every one of many enforcers has acknowledged
 //! churn    names whose addresses change all the time, used as long as they may be
@@ -44,6 +45,7 @@ struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Answers,
+    Misses,
     Grants,
     Barrier,
     Churn,
@@ -97,7 +99,8 @@ fn main() -> Result<()> {
     let mut figures = Figures::default();
     for part in parts {
         match part {
-            Part::Answers => answers::measure(extent, &mut figures)?,
+            Part::Answers => answers::measure(extent, answers::cached, &mut figures)?,
+            Part::Misses => answers::measure(extent, answers::misses, &mut figures)?,
             Part::Grants => grants::measure(extent, &mut figures)?,
             Part::Barrier => barrier::measure(extent, &mut figures)?,
             Part::Churn => churn::measure(extent, &mut figures)?,

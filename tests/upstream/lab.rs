@@ -24,20 +24,25 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A group of servers and what is counted.
 pub(crate) struct Asker {
-    group: Group,
+    group: Arc<Group>,
     outstanding: Outstanding,
     pub(crate) counters: Arc<Counters>,
 }
 
 impl Asker {
     pub(crate) fn new(servers: impl IntoIterator<Item = impl Into<Upstream>>) -> Self {
-        Self { group: Group::new(servers), outstanding: Outstanding::default(), counters: Arc::default() }
+        Self {
+            group: Arc::new(Group::new(servers)),
+            outstanding: Outstanding::default(),
+            counters: Arc::default(),
+        }
     }
 
     pub(crate) async fn ask(&self, name: &str) -> Result<Message, UpstreamError> {
         let question = question(name);
         let asking = self.group.ask(&question, &self.outstanding, &self.counters);
-        tokio::time::timeout(SOON, asking).await.expect("a question without an end")
+        let reply = tokio::time::timeout(SOON, asking).await.expect("a question without an end")?;
+        Ok(reply.into_message().expect("what was read can be read"))
     }
 
     pub(crate) async fn addresses(&self, name: &str) -> Vec<IpAddr> {

@@ -190,10 +190,11 @@ async fn a_process_asks_unbound_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_are_passed_on_when_asked_for() {
     let nsd = Real::nsd();
-    let group = Group::new([nsd.address]);
+    let group = std::sync::Arc::new(Group::new([nsd.address]));
     for dnssec_ok in [false, true] {
         let question = nameward_resolver::upstream::Question { dnssec_ok, ..question("a.example") };
-        let answer = group.ask(&question, &Outstanding::default(), &Default::default()).await.unwrap();
+        let reply = group.ask(&question, &Outstanding::default(), &Default::default()).await.unwrap();
+        let answer = reply.into_message().unwrap();
         let signed = answer.answers.iter().any(|record| record.record_type() == RecordType::RRSIG);
         assert_eq!((addresses(&answer), signed), (vec![address(1)], dnssec_ok));
     }

@@ -3,12 +3,14 @@
 //! ```text
 //! udp, tcp     sockets and connections; what needs no waiting is answered here, batch by batch
 //! inquiry      who asks, may it, answered before?        no await
-//! resolution   cache | upstream -> check -> grant -> remember -> answer
+//! asking       cache | upstream, once for all who ask the same
+//! resolution   check -> grant -> remember -> answer
 //! ```
 //!
 //! An answer to an allowed name leaves only when every address in it is usable (G1): that is [`resolution`]'s
 //! business. Where endpoints and grants come from is not known here.
 
+mod asking;
 mod inquiry;
 mod resolution;
 mod tcp;
@@ -29,7 +31,8 @@ use nameward_feed::sockets::{DnsSocket, Transport};
 use nameward_policy::{Name, PolicyRef, Reason};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
-use self::inquiry::Inquiry;
+pub(crate) use self::resolution::passes_whole;
+use self::{asking::Waits, inquiry::Inquiry};
 use crate::{
     cache::Cache,
     counters::Counters,
@@ -87,8 +90,8 @@ struct Shared {
     grantor: Arc<dyn Grantor>,
     decisions: Arc<dyn DecisionSink>,
     routes: Routes,
-    cache: Arc<Cache>,
-    outstanding: Arc<Outstanding>,
+    cache: Cache<Waits>,
+    outstanding: Outstanding,
     counters: Arc<Counters>,
     trusted_forwarders: Vec<IpAddr>,
     believe_sources: bool,
@@ -157,8 +160,8 @@ impl Server {
             grantor,
             decisions,
             routes: Routes::new(config.upstreams, config.routes),
-            cache: Arc::new(Cache::new(config.cache_octets)),
-            outstanding: Arc::default(),
+            cache: Cache::new(config.cache_octets),
+            outstanding: Outstanding::default(),
             counters: Arc::default(),
             trusted_forwarders: config.trusted_forwarders.iter().map(IpAddr::to_canonical).collect(),
             believe_sources: config.believe_sources,

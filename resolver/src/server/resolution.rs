@@ -1,18 +1,20 @@
-//! The part of a question's way that waits: for an upstream, and for the grant.
+//! The part of a question's way that waits: for an upstream (by [`asking`](super::asking)), and for the grant.
 //!
 //! The one place where an answer to an allowed name is let go, after its addresses are usable (G1, promise 1).
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::{Name as DnsName, RData, Record, RecordType};
-use nameward_policy::{NameRule, PolicyRef, Reason};
+use nameward_policy::{Admission, NameRule, PolicyRef, Reason};
 use tokio::time::timeout_at;
 
-use super::{Answer, Server, inquiry::Waiting};
+use super::{Answer, Server, asking::Heard, inquiry::Waiting};
 use crate::{
     answer::{self, TtlBounds},
     cache::CachedAnswer,
@@ -22,11 +24,12 @@ use crate::{
     endpoints::Endpoint,
     fast_path::{Accept, Key},
     grants::{GrantRequest, Granted, Refused},
-    upstream::{Question, UpstreamError},
+    upstream::{Reply, UpstreamError},
     wire::{
         codes, ede,
         query::Query,
         reply::{self, ExtendedError},
+        verbatim::Verbatim,
     },
 };
 
@@ -57,7 +60,6 @@ enum Failure {
 struct Resolution<'a> {
     server: &'a Server,
     query: Query<'a>,
-    asked: Asked,
     waiting: &'a Waiting,
 }
 
@@ -69,17 +71,23 @@ struct Ready {
 }
 
 impl Server {
-    /// Answers a question that had to wait. Always gives an answer.
+    /// Answers a question that has to wait. Always gives an answer.
     pub(super) async fn resolve(&self, waiting: &Waiting) -> Vec<u8> {
         // It was read before from the same octets.
         let Ok(query) = Query::read(&waiting.message) else { return Vec::new() };
-        let Some(name) = answer::name_of(&query) else {
-            return reply::negative(&query, codes::FORMERR, false, None);
+        let heard = self.hear(&query, waiting).await;
+        self.conclude(waiting, heard).await
+    }
+
+    /// Answers a question when an upstream has been heard. Always gives an answer.
+    pub(super) async fn conclude(&self, waiting: &Waiting, heard: Heard) -> Vec<u8> {
+        let Ok(query) = Query::read(&waiting.message) else { return Vec::new() };
+        let resolution = Resolution { server: self, query, waiting };
+        let concluded = match heard {
+            Ok(cached) => resolution.run(&cached).await,
+            Err(error) => Err(Failure::Upstream(error)),
         };
-        let record_type = RecordType::from(query.record_type);
-        let asked = Asked { name, record_type, dnssec_ok: query.dnssec_ok() };
-        let resolution = Resolution { server: self, query, asked, waiting };
-        match resolution.run().await {
+        match concluded {
             Ok(ready) => {
                 resolution.remember(&ready);
                 ready.bytes
@@ -90,8 +98,7 @@ impl Server {
 }
 
 impl Resolution<'_> {
-    async fn run(&self) -> Result<Ready, Failure> {
-        let cached = self.ask().await.map_err(Failure::Upstream)?;
+    async fn run(&self, cached: &CachedAnswer) -> Result<Ready, Failure> {
         let mut endpoint = self.waiting.endpoint.clone();
         let mut verdict = self.waiting.verdict.clone();
         let deadline = tokio::time::Instant::now() + self.server.0.grant_wait;
@@ -99,13 +106,13 @@ impl Resolution<'_> {
             let rule = match verdict {
                 Verdict::Grant(rule) => rule,
                 Verdict::Pass { would_filter } => {
-                    return self.pass(&cached, endpoint, would_filter, deadline).await;
+                    return self.pass(cached, endpoint, would_filter, deadline).await;
                 }
                 Verdict::Here { code, soa, error, policy } => {
                     return Err(Failure::Here { code, soa, error, policy });
                 }
             };
-            match self.grant(&cached, &endpoint, rule, deadline).await {
+            match self.grant(cached, &endpoint, rule, deadline).await {
                 Some(outcome) => return outcome,
                 // Judged by rules that are not in force any more: wait for those that are.
                 None => {
@@ -124,20 +131,6 @@ impl Resolution<'_> {
         Err(Failure::NotUsable("the rules change too fast".into()))
     }
 
-    async fn ask(&self) -> Result<Arc<CachedAnswer>, UpstreamError> {
-        let shared = &self.server.0;
-        let group = shared.routes.group(&self.waiting.name, self.waiting.meaning.server);
-        let question = Question::of(&self.query);
-        let key = (group.number(), question.clone());
-        if let Some(cached) = shared.cache.get(&key, Instant::now()) {
-            shared.counters.cached.count();
-            return Ok(cached);
-        }
-        let (outstanding, counters) = (shared.outstanding.clone(), shared.counters.clone());
-        let asking = async move { group.ask(&question, &outstanding, &counters).await };
-        shared.cache.ask(key, asking).await
-    }
-
     /// An answer that grants nothing is passed on as it is (A3). Where nothing is denied the enforcer learns the name all
     /// the same, to tell it with packets (R6, G8) and for rules to come (R11); whatever it says, the workload loses nothing.
     async fn pass(
@@ -147,12 +140,23 @@ impl Resolution<'_> {
         would_filter: bool,
         deadline: tokio::time::Instant,
     ) -> Result<Ready, Failure> {
-        let mut checked = self.check(cached, None);
-        if would_filter || endpoint.view.rules.observes() {
+        let told = would_filter || endpoint.view.rules.observes();
+        let bounds = TtlBounds { least: 0, most: LONGEST_PASSED };
+        if let (false, Reply::Verbatim(verbatim)) = (told, &cached.reply) {
+            let age = cached.age(Instant::now());
+            let bytes = self.write(verbatim, |ttl| bounds.clamp(ttl, age))?;
+            let outcome = Outcome::Answered { addresses: Vec::new(), would_filter };
+            self.decided(Answer { code: codes::NOERROR, policy: None, outcome });
+            return Ok(Ready { bytes, endpoint, usable_until: None });
+        }
+        let (message, asked) = self.read(cached)?;
+        let mut checked = self.check(&message, &asked, None);
+        if told {
             let addresses = answer::addresses_of(&checked);
+            let chain = || checked.chain.iter().map(text_of).collect();
             if !addresses.is_empty()
                 && let Err(refused) =
-                    self.request(&checked, &endpoint, Duration::ZERO, &addresses, deadline).await
+                    self.request(chain(), &endpoint, Duration::ZERO, &addresses, deadline).await
             {
                 tracing::debug!(
                     name = &*self.waiting.text,
@@ -161,10 +165,9 @@ impl Resolution<'_> {
                 );
             }
         }
-        let bounds = TtlBounds { least: 0, most: LONGEST_PASSED };
         answer::clamp(&mut checked, bounds, cached.age(Instant::now()));
         let code = code_of(&checked);
-        let bytes = self.build(checked, cached)?;
+        let bytes = self.build(checked, &message, &asked)?;
         let policy = would_filter.then(|| endpoint.view.rules.refused_by(&self.waiting.name)).flatten();
         let outcome = Outcome::Answered { addresses: Vec::new(), would_filter };
         self.decided(Answer { code, policy: policy.cloned(), outcome });
@@ -180,21 +183,43 @@ impl Resolution<'_> {
         deadline: tokio::time::Instant,
     ) -> Option<Result<Ready, Failure>> {
         let terms = RuleTerms { rules: &endpoint.view.rules, rule };
-        let mut checked = self.check(cached, Some(&terms));
-        if self.waiting.forwarded {
-            checked.hide_from_caches();
-        }
         let bounds = endpoint.view.rules.ttl();
         let bounds =
             TtlBounds { least: bounds.min_seconds.min(bounds.max_seconds), most: bounds.max_seconds };
+        let mut absent = false;
+        if let Reply::Verbatim(verbatim) = &cached.reply
+            && passes_whole(verbatim, &terms)
+        {
+            let age = cached.age(Instant::now());
+            match self.grant_whole(verbatim, endpoint, rule, |ttl| bounds.clamp(ttl, age), deadline).await {
+                Ok(granted) => return Some(granted),
+                Err(Some(Refused::StaleGeneration)) => return None,
+                // Some of it may be usable.
+                Err(Some(Refused::Absent)) => absent = true,
+                Err(refused) => return Some(Err(self.not_usable(refused))),
+            }
+        }
+        let (message, asked) = match self.read(cached) {
+            Ok(read) => read,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let mut checked = self.check(&message, &asked, Some(&terms));
+        if self.waiting.forwarded {
+            checked.hide_from_caches();
+        }
         answer::clamp(&mut checked, bounds, cached.age(Instant::now()));
-        let usable_until = match self.make_usable(&mut checked, endpoint, rule, deadline).await? {
+        let usable = match absent {
+            // It was waited for already.
+            true => self.only_usable(&mut checked, endpoint),
+            false => self.make_usable(&mut checked, endpoint, rule, deadline).await?,
+        };
+        let usable_until = match usable {
             Ok(usable_until) => usable_until,
             Err(failure) => return Some(Err(failure)),
         };
         let addresses = checked.addresses.iter().map(|(address, _)| *address).collect();
         let (code, private) = (code_of(&checked), checked.removed.private.clone());
-        let built = self.build(checked, cached);
+        let built = self.build(checked, &message, &asked);
         if built.is_ok() {
             self.tell_removed(code, &private);
             let outcome = Outcome::Answered { addresses, would_filter: false };
@@ -219,28 +244,64 @@ impl Resolution<'_> {
             .iter()
             .map(|(address, ttl)| (*address, Duration::from_secs(u64::from(*ttl))))
             .collect();
-        let now = Instant::now();
-        let until = match endpoint.granted.covers(&self.waiting.text, &addresses, now) {
-            Some(until) => until,
-            None => match self.request(checked, endpoint, rule.grace, &addresses, deadline).await {
-                Ok(granted) => {
-                    let now = Instant::now();
-                    endpoint.granted.record(&self.waiting.text, &addresses, now, granted.usable_for);
-                    now + granted.usable_for
-                }
-                Err(Some(Refused::StaleGeneration)) => return None,
-                Err(Some(Refused::Absent)) => return Some(self.only_usable(checked, endpoint)),
-                Err(refused) => return Some(Err(self.not_usable(refused))),
-            },
+        let chain = || checked.chain.iter().map(text_of).collect();
+        let until = match self.usable_until(endpoint, rule, chain, &addresses, deadline).await {
+            Ok(until) => until,
+            Err(Some(Refused::StaleGeneration)) => return None,
+            Err(Some(Refused::Absent)) => return Some(self.only_usable(checked, endpoint)),
+            Err(refused) => return Some(Err(self.not_usable(refused))),
         };
         answer::bound_by_grant(checked, whole_seconds(until));
         Some(Ok(Some(until)))
     }
 
+    /// An answer of which nothing is taken away: granted, and passed on as it came.
+    async fn grant_whole(
+        &self,
+        verbatim: &Verbatim,
+        endpoint: &Arc<Endpoint>,
+        rule: NameRule,
+        given: impl Fn(u32) -> u32,
+        deadline: tokio::time::Instant,
+    ) -> Result<Result<Ready, Failure>, Option<Refused>> {
+        let seconds = |ttl| Duration::from_secs(u64::from(given(ttl)));
+        let addresses: Vec<_> =
+            verbatim.addresses().iter().map(|(address, ttl)| (*address, seconds(*ttl))).collect();
+        let chain = || verbatim.chain().to_vec();
+        let until = self.usable_until(endpoint, rule, chain, &addresses, deadline).await?;
+        let most = whole_seconds(until);
+        let written = self.write(verbatim, |ttl| given(ttl).min(most));
+        Ok(written.map(|bytes| {
+            let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+            let outcome = Outcome::Answered { addresses, would_filter: false };
+            self.decided(Answer { code: codes::NOERROR, policy: None, outcome });
+            Ready { bytes, endpoint: Arc::clone(endpoint), usable_until: Some(until) }
+        }))
+    }
+
+    /// Until when these addresses are usable, once they are.
+    async fn usable_until(
+        &self,
+        endpoint: &Endpoint,
+        rule: NameRule,
+        chain: impl FnOnce() -> Vec<Arc<str>>,
+        addresses: &[(IpAddr, Duration)],
+        deadline: tokio::time::Instant,
+    ) -> Result<Instant, Option<Refused>> {
+        let (name, granted) = (&self.waiting.text, &endpoint.granted);
+        if let Some(until) = granted.covers(name, addresses, Instant::now()) {
+            return Ok(until);
+        }
+        let Granted { usable_for } = self.request(chain(), endpoint, rule.grace, addresses, deadline).await?;
+        let now = Instant::now();
+        granted.record(name, addresses, now, usable_for);
+        Ok(now + usable_for)
+    }
+
     /// None: there was no word in time.
     async fn request(
         &self,
-        checked: &Checked,
+        chain: Vec<Arc<str>>,
         endpoint: &Endpoint,
         grace: Duration,
         addresses: &[(IpAddr, Duration)],
@@ -251,7 +312,7 @@ impl Resolution<'_> {
             endpoint: endpoint.view.uid.clone(),
             generation: endpoint.view.generation,
             name: self.waiting.text.clone(),
-            chain: checked.chain.iter().map(text_of).collect(),
+            chain,
             addresses: addresses.to_vec(),
             grace,
         };
@@ -289,8 +350,21 @@ impl Resolution<'_> {
         Ok(Some(until))
     }
 
-    fn check(&self, cached: &CachedAnswer, terms: Option<&dyn Terms>) -> Checked {
-        let checked = check(&cached.message, &self.asked, terms);
+    /// The answer and the question as records.
+    fn read<'c>(&self, cached: &'c CachedAnswer) -> Result<(Cow<'c, Message>, Asked), Failure> {
+        let message = match &cached.reply {
+            Reply::Message(message) => Ok(Cow::Borrowed(&**message)),
+            Reply::Verbatim(_) => cached.reply.clone().into_message().map(Cow::Owned),
+        };
+        let unreadable = || Failure::NotUsable("the answer cannot be read".into());
+        let name = answer::name_of(&self.query).ok_or_else(unreadable)?;
+        let record_type = RecordType::from(self.query.record_type);
+        let asked = Asked { name, record_type, dnssec_ok: self.query.dnssec_ok() };
+        Ok((message.map_err(|_| unreadable())?, asked))
+    }
+
+    fn check(&self, message: &Message, asked: &Asked, terms: Option<&dyn Terms>) -> Checked {
+        let checked = check(message, asked, terms);
         let counters = &self.server.0.counters;
         counters.foreign_records.add(checked.removed.foreign as u64);
         counters.bad_chains.add(u64::from(checked.removed.bad_chain));
@@ -306,9 +380,14 @@ impl Resolution<'_> {
         self.decided(Answer::denied(code, Reason::PrivateAddress, &addresses.join(", ")));
     }
 
-    fn build(&self, checked: Checked, cached: &CachedAnswer) -> Result<Vec<u8>, Failure> {
-        let authentic = cached.message.metadata.authentic_data;
-        let mut bytes = answer::build(&self.query, &self.asked.name, checked, authentic)
+    fn write(&self, verbatim: &Verbatim, ttl: impl Fn(u32) -> u32) -> Result<Vec<u8>, Failure> {
+        let written = verbatim.write(&self.query, ttl);
+        written.ok_or_else(|| Failure::NotUsable("the answer cannot be written".into()))
+    }
+
+    fn build(&self, checked: Checked, message: &Message, asked: &Asked) -> Result<Vec<u8>, Failure> {
+        let authentic = message.metadata.authentic_data;
+        let mut bytes = answer::build(&self.query, &asked.name, checked, authentic)
             .ok_or_else(|| Failure::NotUsable("the answer cannot be written".into()))?;
         // The question in the letter case of the one who asks.
         let name = &self.query.name;
@@ -386,6 +465,13 @@ impl Resolution<'_> {
         let Waiting { client, text, .. } = self.waiting;
         self.server.0.decided(client, (text, self.query.record_type), answer);
     }
+}
+
+/// Whether the rules take nothing of an answer away.
+pub(crate) fn passes_whole(verbatim: &Verbatim, terms: &RuleTerms<'_>) -> bool {
+    let granted = |address| terms.admission(address) == Admission::Grant;
+    let chain_counts = terms.rule.strict_chain && !verbatim.chain().is_empty();
+    !chain_counts && verbatim.addresses().iter().all(|(address, _)| granted(*address))
 }
 
 /// The response code that the answer will have.

@@ -16,7 +16,8 @@ use tokio::io::Interest;
 
 use super::{
     Meaning, Server, Stop,
-    inquiry::{Inquiry, Waiting, fit},
+    asking::Client,
+    inquiry::{Inquiry, fit},
     udp_batch::{BATCH, From, Incoming, Outgoing, Path},
 };
 use crate::wire::PLAIN_UDP_OCTETS;
@@ -36,7 +37,7 @@ pub(super) struct Listener {
 }
 
 /// A socket that answers from the address that was asked.
-struct Socket {
+pub(super) struct Socket {
     udp: tokio::net::UdpSocket,
     /// Bound to all addresses: the kernel has to say which one was meant, and be told again.
     wildcard: bool,
@@ -119,7 +120,7 @@ impl Listener {
             Inquiry::Silence => out.room().truncate(begin),
             Inquiry::Waiting(waiting) => {
                 out.room().truncate(begin);
-                self.answer_later(waiting, path);
+                self.server.answer_later(Client { waiting, socket: Arc::clone(&self.socket), path });
             }
         }
     }
@@ -136,15 +137,6 @@ impl Listener {
         if out.is_full() {
             self.send(out);
         }
-    }
-
-    fn answer_later(&self, waiting: Box<Waiting>, path: Path) {
-        let (server, socket) = (self.server.clone(), self.socket.clone());
-        tokio::spawn(async move {
-            let mut answer = server.resolve(&waiting).await;
-            fit(&server, &waiting.message, 0, &mut answer);
-            socket.send_when_possible(&server, &answer, path).await;
-        });
     }
 
     /// A full buffer is a client that asks again, not a socket that waits.
@@ -170,7 +162,7 @@ impl Socket {
         }
     }
 
-    async fn send_when_possible(&self, server: &Server, answer: &[u8], path: Path) {
+    pub(super) async fn send_when_possible(&self, server: &Server, answer: &[u8], path: Path) {
         let sent = self.udp.async_io(Interest::WRITABLE, || self.send(answer, path)).await;
         if let Err(error) = sent {
             server.0.counters.unsent.count();

@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hickory_proto::op::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::First;
 use super::question::{Asked, Outstanding, Question};
+use super::reply::Reply;
 use super::udp::UdpClient;
 use crate::counters::Counters;
 
@@ -18,20 +19,28 @@ pub(super) async fn exchange(
     question: &Question,
     outstanding: &Outstanding,
     counters: &Arc<Counters>,
-) -> io::Result<Message> {
-    let asked = question.ask(outstanding);
-    let datagram = udp.ask(&asked, counters).await?;
-    match Message::from_vec(&datagram) {
-        Ok(message) if !message.metadata.truncation => Ok(message),
-        Ok(_) | Err(_) => {
-            let asked = question.ask(outstanding);
-            let message = over_tcp(server, &asked).await?;
-            Message::from_vec(&message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-        }
+    begun: Option<First>,
+) -> io::Result<Reply> {
+    let datagram = match begun {
+        None => udp.ask(question.ask(outstanding), counters).await?,
+        Some(First::Heard(heard)) => heard?,
+        Some(First::Slow(place)) => place.answer().await?,
+    };
+    if let Some(reply) = read(&datagram, question) {
+        return Ok(reply);
     }
+    let asked = question.ask(outstanding);
+    let message = over_tcp(server, &asked).await?;
+    Reply::read(&message, question).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-async fn over_tcp(server: SocketAddr, asked: &Asked<'_>) -> io::Result<Vec<u8>> {
+/// None: it has to be asked over TCP.
+pub(super) fn read(datagram: &[u8], question: &Question) -> Option<Reply> {
+    let is_cut = datagram.get(2).is_none_or(|octet| octet & 2 != 0);
+    (!is_cut).then(|| Reply::read(datagram, question).ok()).flatten()
+}
+
+async fn over_tcp(server: SocketAddr, asked: &Asked) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     let length = u16::try_from(asked.message.len()).map_err(io::Error::other)?;

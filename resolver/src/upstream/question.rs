@@ -2,7 +2,9 @@
 //! and our own questions from those of others (R10).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::RngExt;
 
@@ -27,7 +29,7 @@ enum Form {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The name on the wire, in lower case.
-    pub name: Box<[u8]>,
+    pub name: Arc<[u8]>,
     /// The type.
     pub record_type: u16,
     /// DNSSEC records wanted.
@@ -36,23 +38,28 @@ pub struct Question {
     pub checking_disabled: bool,
 }
 
-/// Questions on their way.
+/// Questions on their way. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Outstanding(Arc<Mutex<Asking>>);
+
 #[derive(Debug, Default)]
-pub struct Outstanding {
-    names: Mutex<HashMap<Box<[u8]>, Vec<u16>>>,
+struct Asking {
+    hashing: foldhash::fast::RandomState,
+    /// By the hash of a question in its letter case, which nobody can foresee.
+    ids: HashMap<u64, Ids, foldhash::fast::RandomState>,
 }
 
-/// What an answer to one attempt looks like (A9).
-#[derive(Clone, Debug)]
-pub struct Expected {
-    id: u16,
-    question: Box<[u8]>,
+/// IDs of the attempts with the same question and letter case: nearly always one.
+#[derive(Debug)]
+struct Ids {
+    first: u16,
+    more: Vec<u16>,
 }
 
 /// One attempt; forgotten when dropped.
 #[derive(Debug)]
-pub struct Asked<'a> {
-    outstanding: &'a Outstanding,
+pub struct Asked {
+    outstanding: Outstanding,
     /// The message to send.
     pub message: Vec<u8>,
     id: u16,
@@ -71,22 +78,22 @@ impl Question {
     }
 
     /// A message with an ID and a letter case of its own.
-    pub fn ask<'a>(&self, outstanding: &'a Outstanding) -> Asked<'a> {
+    pub fn ask(&self, outstanding: &Outstanding) -> Asked {
         self.ask_in(outstanding, Form::Plain)
     }
 
     /// The same for a connection that others can see, but not read: its length tells nothing (RFC 8467).
-    pub fn ask_padded<'a>(&self, outstanding: &'a Outstanding) -> Asked<'a> {
+    pub fn ask_padded(&self, outstanding: &Outstanding) -> Asked {
         self.ask_in(outstanding, Form::Padded)
     }
 
-    fn ask_in<'a>(&self, outstanding: &'a Outstanding, form: Form) -> Asked<'a> {
+    fn ask_in(&self, outstanding: &Outstanding, form: Form) -> Asked {
         let mut random = rand::rng();
         let id: u16 = random.random();
         let mut message = Vec::with_capacity(self.name.len() + 32);
         message.extend(id.to_be_bytes());
         message.extend([1, u8::from(self.checking_disabled) << 4, 0, 1, 0, 0, 0, 0, 0, 1]);
-        message.extend(&self.name);
+        message.extend_from_slice(&self.name);
         mix_case(&mut message[HEADER..], &mut random);
         message.extend(self.record_type.to_be_bytes());
         message.extend([0, 1]);
@@ -99,13 +106,13 @@ impl Question {
             Form::Plain => message.extend([0, 0]),
             Form::Padded => pad(&mut message),
         }
-        let asked = Asked { outstanding, message, id, question_end };
+        let asked = Asked { outstanding: outstanding.clone(), message, id, question_end };
         outstanding.add(asked.question(), id);
         asked
     }
 }
 
-impl Asked<'_> {
+impl Asked {
     /// Its ID.
     pub fn id(&self) -> u16 {
         self.id
@@ -117,20 +124,8 @@ impl Asked<'_> {
         answers(self.id, self.question(), message)
     }
 
-    /// The same for those who wait elsewhere.
-    pub(crate) fn expected(&self) -> Expected {
-        Expected { id: self.id, question: self.question().into() }
-    }
-
     fn question(&self) -> &[u8] {
         &self.message[HEADER..self.question_end]
-    }
-}
-
-impl Expected {
-    /// As [`Asked::is_answered_by`].
-    pub(crate) fn is_answered_by(&self, message: &[u8]) -> bool {
-        answers(self.id, &self.question, message)
     }
 }
 
@@ -147,7 +142,7 @@ fn answers(id: u16, question: &[u8], message: &[u8]) -> bool {
     unread || (message[4..6] == [0, 1] && message[HEADER..].starts_with(question))
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asked {
     fn drop(&mut self) {
         self.outstanding.remove(self.question(), self.id);
     }
@@ -157,26 +152,38 @@ impl Outstanding {
     /// Whether a query is one of ours that came back: the same letter case, chosen at random, and for names
     /// of few letters the same ID (R10).
     pub fn is_ours(&self, query: &Query<'_>) -> bool {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ids) = names.get(query.question) else { return false };
+        let asking = self.lock();
+        let Some(ids) = asking.ids.get(&asking.hashing.hash_one(query.question)) else { return false };
         let letters = query.name.iter().filter(|octet| octet.is_ascii_alphabetic()).count();
-        letters >= TELLING_LETTERS || ids.contains(&query.id)
+        letters >= TELLING_LETTERS || ids.first == query.id || ids.more.contains(&query.id)
     }
 
     fn add(&self, question: &[u8], id: u16) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.entry(question.into()).or_default().push(id);
+        let mut asking = self.lock();
+        let hash = asking.hashing.hash_one(question);
+        match asking.ids.entry(hash) {
+            Entry::Vacant(vacant) => drop(vacant.insert(Ids { first: id, more: Vec::new() })),
+            Entry::Occupied(mut known) => known.get_mut().more.push(id),
+        }
     }
 
     fn remove(&self, question: &[u8], id: u16) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(ids) = names.get_mut(question) else { return };
-        if let Some(at) = ids.iter().position(|known| *known == id) {
-            ids.swap_remove(at);
+        let mut asking = self.lock();
+        let hash = asking.hashing.hash_one(question);
+        let Entry::Occupied(mut known) = asking.ids.entry(hash) else { return };
+        let Ids { first, more } = known.get_mut();
+        if let Some(at) = more.iter().position(|other| *other == id) {
+            more.swap_remove(at);
+        } else if *first == id {
+            match more.pop() {
+                Some(other) => *first = other,
+                None => drop(known.remove()),
+            }
         }
-        if ids.is_empty() {
-            names.remove(question);
-        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asking> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,14 +202,19 @@ fn mix_case(name: &mut [u8], random: &mut impl RngExt) {
     let mut upper = false;
     let mut at = 0;
     let mut first = None;
+    let (mut bits, mut left): (u64, u32) = (0, 0);
     while let Some(length @ 1..) = name.get(at).copied() {
         let label = name.iter_mut().enumerate().skip(at + 1).take(usize::from(length));
         for (position, letter) in label.filter(|(_, letter)| letter.is_ascii_lowercase()) {
             first = first.or(Some(position));
-            if random.random() {
+            if left == 0 {
+                (bits, left) = (random.random(), u64::BITS);
+            }
+            if bits & 1 == 1 {
                 letter.make_ascii_uppercase();
                 upper = true;
             }
+            (bits, left) = (bits >> 1, left - 1);
         }
         at += 1 + usize::from(length);
     }
@@ -220,7 +232,7 @@ mod tests {
         Question { name, record_type: 1, dnssec_ok: true, checking_disabled: false }
     }
 
-    fn answer(asked: &Asked<'_>) -> Vec<u8> {
+    fn answer(asked: &Asked) -> Vec<u8> {
         let mut message = asked.message[..asked.question_end].to_vec();
         message[2] |= 0x80;
         message[11] = 0;

@@ -1,19 +1,17 @@
 //! One server to ask: where it is, how it is spoken to, and whether it has been well lately.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, ResponseCode};
-
 use super::plain;
 use super::question::{Outstanding, Question};
+use super::reply::Reply;
 use super::stream::StreamClient;
 use super::tls::Tls;
-use super::udp::UdpClient;
-use super::{HEDGE_AFTER, UpstreamError};
+use super::udp::{Told, UdpClient};
+use super::{Begun, HEDGE_AFTER, UpstreamError};
 use crate::counters::Counters;
 
 /// Failures in a row after which a server is tried last.
@@ -80,7 +78,7 @@ struct Health {
 
 /// How one attempt ended.
 pub(super) enum Attempt {
-    Answer(Message),
+    Answer(Reply),
     Failed(UpstreamError),
 }
 
@@ -101,42 +99,65 @@ impl Server {
             || health.failed_at.is_none_or(|at| now.saturating_duration_since(at) > LEFT_ALONE)
     }
 
+    /// Asks, without waiting; `told` is called once, and must not block. Gives it back where this needs a task of its own.
+    pub(super) fn begin(
+        &self,
+        question: &Question,
+        outstanding: &Outstanding,
+        counters: &Arc<Counters>,
+        told: Told,
+    ) -> Result<(), Told> {
+        match &self.client {
+            Client::Udp(udp) => {
+                counters.forwarded.count();
+                udp.begin(question.ask(outstanding), told, counters);
+                Ok(())
+            }
+            Client::Stream(_) => Err(told),
+        }
+    }
+
+    /// The answer that a datagram is, if it is one that needs no other attempt.
+    pub(super) fn judge(&self, datagram: &[u8], question: &Question) -> Option<Reply> {
+        let reply = plain::read(datagram, question).filter(Reply::is_answer)?;
+        self.answered();
+        Some(reply)
+    }
+
+    /// One attempt, or the rest of one that was begun.
     pub(super) async fn attempt(
         &self,
         question: &Question,
         outstanding: &Outstanding,
         counters: &Arc<Counters>,
+        begun: Option<Begun>,
     ) -> Attempt {
-        counters.forwarded.count();
-        let mut patience = Patience { server: self, since: Some(Instant::now()) };
-        let result = self.exchange(question, outstanding, counters).await;
+        let (first, since) = match begun {
+            Some(Begun { first, at }) => (Some(first), at),
+            None => {
+                counters.forwarded.count();
+                (None, Instant::now())
+            }
+        };
+        let mut patience = Patience { server: self, since: Some(since) };
+        let result = match &self.client {
+            Client::Udp(udp) => {
+                plain::exchange(self.address, udp, question, outstanding, counters, first).await
+            }
+            Client::Stream(stream) => stream.exchange(question, outstanding, counters).await,
+        };
         patience.since = None;
         match result {
-            Ok(message) if is_answer(message.metadata.response_code) => {
+            Ok(reply) if reply.is_answer() => {
                 self.answered();
-                Attempt::Answer(message)
+                Attempt::Answer(reply)
             }
-            Ok(message) => {
-                let code = message.metadata.response_code;
-                Attempt::Failed(UpstreamError::Code { server: self.address, code })
-            }
+            Ok(reply) => Attempt::Failed(UpstreamError::Code { server: self.address, code: reply.code() }),
             Err(error) => {
                 self.failed(&error.to_string());
                 let detail = error.to_string();
                 Attempt::Failed(UpstreamError::Unreachable { server: self.address, detail })
             }
-        }
-    }
-
-    async fn exchange(
-        &self,
-        question: &Question,
-        outstanding: &Outstanding,
-        counters: &Arc<Counters>,
-    ) -> io::Result<Message> {
-        match &self.client {
-            Client::Udp(udp) => plain::exchange(self.address, udp, question, outstanding, counters).await,
-            Client::Stream(stream) => stream.exchange(question, outstanding, counters).await,
         }
     }
 
@@ -171,10 +192,6 @@ impl Drop for Patience<'_> {
             self.server.failed("no answer in time");
         }
     }
-}
-
-fn is_answer(code: ResponseCode) -> bool {
-    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use hickory_proto::op::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::question::{Asked, Outstanding, Question};
+use super::reply::Reply;
 use super::tls::Tls;
 use crate::counters::Counters;
 
@@ -71,7 +71,7 @@ impl StreamClient {
         question: &Question,
         outstanding: &Outstanding,
         counters: &Counters,
-    ) -> io::Result<Message> {
+    ) -> io::Result<Reply> {
         let (mut line, mut kept) = self.line();
         let ask = || match self.tls {
             Some(_) => question.ask_padded(outstanding),
@@ -92,7 +92,7 @@ impl StreamClient {
             counters.mismatched.count();
             return Err(invalid("the answer is not to the question".into()));
         }
-        Message::from_vec(&answer).map_err(|error| invalid(error.to_string()))
+        Reply::read(&answer, question).map_err(|error| invalid(error.to_string()))
     }
 
     /// A connection, and whether it was there before.
@@ -121,7 +121,7 @@ impl StreamClient {
     }
 }
 
-async fn say(line: &Line, asked: &Asked<'_>) -> io::Result<Vec<u8>> {
+async fn say(line: &Line, asked: &Asked) -> io::Result<Vec<u8>> {
     let (answer, answered) = oneshot::channel();
     let request = Request { id: asked.id(), message: asked.message.clone(), answer };
     line.say.send(request).await.map_err(|_| line.end())?;

@@ -2,22 +2,26 @@
 //! when there are many.
 //!
 //! While questions are few each has a port of its own. Under load there are [`PORTS`], and a question goes out by any of
-//! them: a socket for each would cost more than everything else (docs/decisions/0008).
+//! them: a socket for each would cost more than everything else (docs/decisions/0008). One task hears a port; a question
+//! has none, nor a timer: the answer is handed on where it is heard (docs/decisions/0017).
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, send};
 use rand::RngExt;
 use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::question::{Asked, Expected};
+use super::HEDGE_AFTER;
+use super::question::Asked;
 use crate::counters::Counters;
 
 /// Ports that are open at one time for new questions.
@@ -50,14 +54,38 @@ struct Port {
 
 type Questions = HashMap<u16, Question, foldhash::fast::RandomState>;
 
-#[derive(Debug)]
 struct Question {
-    expected: Expected,
-    answer: oneshot::Sender<io::Result<Vec<u8>>>,
+    asked: Asked,
+    waiter: Waiter,
+}
+
+/// Who is told, by what became of it.
+pub(super) type Told = Box<dyn FnOnce(Heard<'_>) + Send>;
+
+enum Waiter {
+    /// Told at once, by the task that hears the port; or that it is slow.
+    Call {
+        told: Told,
+        asked_at: Instant,
+    },
+    Task(oneshot::Sender<io::Result<Vec<u8>>>),
+}
+
+/// What became of a question within [`HEDGE_AFTER`].
+pub(super) enum Heard<'a> {
+    /// The datagram that answers it.
+    Answer(&'a [u8]),
+    /// The system knows that the server is not there.
+    Failed(io::Error),
+    /// Nothing yet.
+    Slow(Place),
+    /// It was not asked.
+    Never,
 }
 
 /// A place among the waiting; who gives up waiting leaves nothing behind.
-struct Place {
+#[derive(Debug)]
+pub(super) struct Place {
     port: Arc<Port>,
     id: u16,
     answered: oneshot::Receiver<io::Result<Vec<u8>>>,
@@ -70,31 +98,63 @@ impl UdpClient {
 
     /// The datagram that answers. What does not is counted and waited past. Ends with an error when the system knows that
     /// the server is not there; the caller bounds the wait.
-    pub(super) async fn ask(&self, asked: &Asked<'_>, counters: &Arc<Counters>) -> io::Result<Vec<u8>> {
-        let mut place = self.place(asked, counters)?;
-        place.port.socket.send(&asked.message).await?;
-        (&mut place.answered).await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    pub(super) async fn ask(&self, asked: Asked, counters: &Arc<Counters>) -> io::Result<Vec<u8>> {
+        let (answer, answered) = oneshot::channel();
+        let (message, id) = (asked.message.clone(), asked.id());
+        let question = Question { asked, waiter: Waiter::Task(answer) };
+        let port = self.enter(question, counters).map_err(|(error, _)| error)?;
+        let place = Place { port, id, answered };
+        place.port.socket.send(&message).await?;
+        place.answer().await
     }
 
-    /// A place on a port on which no other question has the same ID.
-    fn place(&self, asked: &Asked<'_>, counters: &Arc<Counters>) -> io::Result<Place> {
+    /// The same without waiting: `told` is called once. It must not block.
+    pub(super) fn begin(&self, asked: Asked, told: Told, counters: &Arc<Counters>) {
+        let (id, waiter) = (asked.id(), Waiter::Call { told, asked_at: Instant::now() });
+        let message = asked.message.clone();
+        let port = match self.enter(Question { asked, waiter }, counters) {
+            Ok(port) => port,
+            Err((error, question)) => return question.tell(Err(error)),
+        };
+        if let Err(error) = send(port.socket.as_raw_fd(), &message, MsgFlags::MSG_DONTWAIT)
+            && let Some(question) = port.leave(id)
+        {
+            question.tell(Err(error.into()));
+        }
+    }
+
+    /// Puts a question among those that wait on a port on which no other has the same ID.
+    fn enter(
+        &self,
+        mut question: Question,
+        counters: &Arc<Counters>,
+    ) -> Result<Arc<Port>, (io::Error, Question)> {
+        let now = Instant::now();
         let mut ports = lock(&self.ports);
-        let is_old =
-            |port: &Weak<Port>| port.upgrade().is_none_or(|port| port.opened_at.elapsed() >= LIFETIME);
+        let is_old = |port: &Weak<Port>| port.upgrade().is_none_or(|port| now - port.opened_at >= LIFETIME);
         while ports.front().is_some_and(is_old) {
             ports.pop_front();
         }
-        if ports.len() >= PORTS {
-            let any = ports[rand::rng().random_range(0..ports.len())].upgrade();
-            if let Some(place) = any.and_then(|port| port.enter(asked)) {
-                return Ok(place);
+        if ports.len() >= PORTS
+            && let Some(port) = ports[rand::rng().random_range(0..ports.len())].upgrade()
+        {
+            match port.enter(question) {
+                Ok(()) => return Ok(port),
+                Err(refused) => question = refused,
             }
         }
-        let port = Arc::new(Port::open(self.server)?);
+        let port = match Port::open(self.server) {
+            Ok(port) => Arc::new(port),
+            Err(error) => return Err((error, question)),
+        };
         ports.push_back(Arc::downgrade(&port));
         drop(ports);
+        let entered = port.enter(question);
         tokio::spawn(Arc::clone(&port).hear(Arc::clone(counters)));
-        port.enter(asked).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+        match entered {
+            Ok(()) => Ok(port),
+            Err(question) => Err((io::ErrorKind::AddrInUse.into(), question)),
+        }
     }
 }
 
@@ -111,29 +171,63 @@ impl Port {
         Ok(Self { socket, opened_at: Instant::now(), waiting, left: Notify::new() })
     }
 
-    /// Nothing when another question has the same ID, or nobody hears any more.
-    fn enter(self: &Arc<Self>, asked: &Asked<'_>) -> Option<Place> {
-        let (id, (answer, answered)) = (asked.id(), oneshot::channel());
+    /// Gives it back when another question has the same ID, or nobody hears any more.
+    fn enter(&self, question: Question) -> Result<(), Question> {
         let mut waiting = lock(&self.waiting);
-        let Entry::Vacant(vacant) = waiting.as_mut()?.entry(id) else { return None };
-        vacant.insert(Question { expected: asked.expected(), answer });
-        Some(Place { port: Arc::clone(self), id, answered })
+        let Some(waiting) = waiting.as_mut() else { return Err(question) };
+        match waiting.entry(question.asked.id()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(question);
+                Ok(())
+            }
+            Entry::Occupied(_) => Err(question),
+        }
+    }
+
+    fn leave(&self, id: u16) -> Option<Question> {
+        lock(&self.waiting).as_mut()?.remove(&id)
     }
 
     /// Hands answers to those who wait, until nobody does and nobody new will.
     async fn hear(self: Arc<Self>, counters: Arc<Counters>) {
-        let mut buffer = vec![0; LARGEST_DATAGRAM];
-        let (closes_at, mut closing) = (self.opened_at + LIFETIME, false);
+        let closes_at = self.opened_at + LIFETIME;
+        let look = sleep_until(self.opened_at + HEDGE_AFTER);
+        tokio::pin!(look);
+        let mut closing = false;
         while !(closing && self.ends()) {
             tokio::select! {
+                biased;
+                () = &mut look => {
+                    let now = Instant::now();
+                    closing = now >= closes_at;
+                    let next = self.tell_slow(now);
+                    look.as_mut().reset(if closing { next } else { next.min(closes_at) });
+                }
                 heard = self.socket.ready(HEARD) => match heard {
-                    Ok(ready) => self.take_all(ready, &mut buffer, &counters),
+                    Ok(ready) => self.take_all(ready, &counters),
                     Err(error) => return self.fail(&error),
                 },
                 () = self.left.notified(), if closing => {}
-                () = sleep_until(closes_at), if !closing => closing = true,
             }
         }
+    }
+
+    /// Tells those who have waited long that it is so. Returns when the next will have.
+    fn tell_slow(self: &Arc<Self>, now: Instant) -> Instant {
+        let (mut slow, mut next) = (Vec::new(), now + HEDGE_AFTER);
+        for (id, question) in lock(&self.waiting).iter_mut().flatten() {
+            let Waiter::Call { asked_at, .. } = question.waiter else { continue };
+            if now < asked_at + HEDGE_AFTER {
+                next = next.min(asked_at + HEDGE_AFTER);
+                continue;
+            }
+            let (answer, answered) = oneshot::channel();
+            if let Waiter::Call { told, .. } = std::mem::replace(&mut question.waiter, Waiter::Task(answer)) {
+                slow.push((told, Place { port: Arc::clone(self), id: *id, answered }));
+            }
+        }
+        slow.into_iter().for_each(|(told, place)| told(Heard::Slow(place)));
+        next
     }
 
     /// Lets nobody in any more, unless somebody waits.
@@ -141,7 +235,7 @@ impl Port {
         lock(&self.waiting).take_if(|waiting| waiting.is_empty()).is_some()
     }
 
-    fn take_all(&self, ready: Ready, buffer: &mut [u8], counters: &Counters) {
+    fn take_all(&self, ready: Ready, counters: &Counters) {
         if ready.is_error() {
             self.done(Interest::ERROR);
             // What an ICMP message says holds for all who wait for this server.
@@ -149,8 +243,9 @@ impl Port {
                 self.fail(&error);
             }
         }
+        let mut buffer = [0; LARGEST_DATAGRAM];
         loop {
-            match self.socket.try_recv(buffer) {
+            match self.socket.try_recv(&mut buffer) {
                 Ok(length) => self.take(&buffer[..length], counters),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => return self.fail(&error),
@@ -172,7 +267,7 @@ impl Port {
     /// A9: anything but the answer to a question that waits is counted, and the question waits on.
     fn take(&self, message: &[u8], counters: &Counters) {
         match self.find(message) {
-            Some(question) => question.say(Ok(message.to_vec())),
+            Some(question) => question.tell(Ok(message)),
             None => counters.mismatched.count(),
         }
     }
@@ -180,7 +275,7 @@ impl Port {
     fn find(&self, message: &[u8]) -> Option<Question> {
         let id = u16::from_be_bytes(*message.first_chunk()?);
         match lock(&self.waiting).as_mut()?.entry(id) {
-            Entry::Occupied(entry) if entry.get().expected.is_answered_by(message) => Some(entry.remove()),
+            Entry::Occupied(entry) if entry.get().asked.is_answered_by(message) => Some(entry.remove()),
             Entry::Occupied(_) | Entry::Vacant(_) => None,
         }
     }
@@ -188,15 +283,34 @@ impl Port {
     fn fail(&self, error: &io::Error) {
         let all = lock(&self.waiting).as_mut().map(std::mem::take).unwrap_or_default();
         all.into_values()
-            .for_each(|question| question.say(Err(io::Error::new(error.kind(), error.to_string()))));
+            .for_each(|question| question.tell(Err(io::Error::new(error.kind(), error.to_string()))));
     }
 }
 
 impl Question {
-    fn say(self, answer: io::Result<Vec<u8>>) {
-        if self.answer.send(answer).is_err() {
-            tracing::trace!("an answer that nobody waits for any more");
+    fn tell(self, answer: io::Result<&[u8]>) {
+        match (self.waiter, answer) {
+            (Waiter::Call { told, .. }, Ok(message)) => told(Heard::Answer(message)),
+            (Waiter::Call { told, .. }, Err(error)) => told(Heard::Failed(error)),
+            (Waiter::Task(waiting), answer) => {
+                if waiting.send(answer.map(<[u8]>::to_vec)).is_err() {
+                    tracing::trace!("an answer that nobody waits for any more");
+                }
+            }
         }
+    }
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// What comes.
+    pub(super) async fn answer(mut self) -> io::Result<Vec<u8>> {
+        (&mut self.answered).await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 }
 
@@ -204,12 +318,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.answered.close();
         // Another may have this ID by now.
-        if let Some(waiting) = lock(&self.port.waiting).as_mut()
+        let mut waiting = lock(&self.port.waiting);
+        if let Some(waiting) = waiting.as_mut()
             && let Entry::Occupied(entry) = waiting.entry(self.id)
-            && entry.get().answer.is_closed()
+            && matches!(&entry.get().waiter, Waiter::Task(answer) if answer.is_closed())
         {
             entry.remove();
         }
+        drop(waiting);
         self.port.left.notify_one();
     }
 }

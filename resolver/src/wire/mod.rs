@@ -1,5 +1,6 @@
 //! DNS messages as bytes: reading a query without copying it ([`query`]), writing the answers that need no
-//! records from elsewhere ([`reply`]), and patching stored answers ([`stored`]).
+//! records from elsewhere ([`reply`]), passing on those that need no change ([`verbatim`]), and patching stored answers
+//! ([`stored`]).
 //!
 //! Every function takes any bytes: what is malformed is an error or silence, never a panic. Records of other
 //! servers are read and written by `hickory-proto`, not here.
@@ -7,6 +8,7 @@
 pub mod query;
 pub mod reply;
 pub mod stored;
+pub mod verbatim;
 
 /// Octets of a message header.
 pub const HEADER: usize = 12;

@@ -111,7 +111,7 @@ fn soa_record() -> Vec<u8> {
     record
 }
 
-fn opt_record(code: u16, dnssec_ok: bool, options: &[u8]) -> Vec<u8> {
+pub(super) fn opt_record(code: u16, dnssec_ok: bool, options: &[u8]) -> Vec<u8> {
     let mut record = vec![0];
     record.extend(types::OPT.to_be_bytes());
     record.extend(UDP_OCTETS.to_be_bytes());
