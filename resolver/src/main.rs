@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Names, answers and grants are many small allocations that live for a while, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     nameward_resolver::wiring::main()
 }
