@@ -80,20 +80,25 @@ impl Endpoint {
     /// Whether the workload owns this address.
     #[inline(always)]
     pub fn owns(&self, address: &Address) -> bool {
-        let wanted = words(address);
-        if wanted == [0, 0] {
-            return false;
-        }
-        let Some(config) = self.config() else { return false };
-        let mut index = 0;
-        while index < OWN_ADDRESSES {
-            if words(&config.own[index]) == wanted {
-                return true;
-            }
-            index += 1;
-        }
-        false
+        self.config().is_some_and(|config| is_own(config, address))
     }
+}
+
+/// Whether an address is one of the workload's.
+#[inline(always)]
+pub fn is_own(config: &Config, address: &Address) -> bool {
+    let wanted = words(address);
+    if wanted == [0, 0] {
+        return false;
+    }
+    let mut index = 0;
+    while index < OWN_ADDRESSES {
+        if words(&config.own[index]) == wanted {
+            return true;
+        }
+        index += 1;
+    }
+    false
 }
 
 /// See [`Endpoint::owns_rarely`]. A global function, see `rules::nameward_judge`.

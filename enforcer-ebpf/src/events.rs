@@ -17,17 +17,23 @@ const SECOND: u64 = 1_000_000_000;
 /// Counts a packet, and tells of it where it matters.
 #[inline(always)]
 pub fn report(endpoint: &Endpoint, packet: &Packet, reason: Reason, verdict: Verdict, direction: Direction) {
-    if let Some(counter) = STATS.get_ptr_mut(reason as u32) {
-        // SAFETY: this CPU's own value.
-        unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += u64::from(packet.length);
-        }
-    }
+    count(reason as u32, packet.length);
     let denied = !matches!(verdict, Verdict::Pass);
     if (denied && !packet.continues) || (packet.begins && begins_are_told(reason)) {
         let codes = reason as u32 | ((verdict as u32) << 8) | ((direction as u32) << 16);
         nameward_tell(endpoint, packet, codes);
+    }
+}
+
+/// Counts a packet of `length` octets, IP header and all.
+#[inline(always)]
+pub fn count(reason: u32, length: u32) {
+    if let Some(counter) = STATS.get_ptr_mut(reason) {
+        // SAFETY: this CPU's own value.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(length);
+        }
     }
 }
 
@@ -53,17 +59,26 @@ fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u64 {
         reason: codes as u8,
         _pad: [0; 4],
     };
-    if FOLDS.get_ptr_mut(key).is_none() {
-        let _ = FOLDS.insert(key, Fold::default(), 0);
-    }
-    let (Some(fold), Some(config)) = (FOLDS.get_ptr_mut(key), endpoint.config()) else { return 0 };
     // SAFETY: a live value; racing CPUs may lose a count of what is folded, never of STATS.
-    let fold = unsafe { &mut *fold };
-    fold.packets += 1;
-    fold.bytes += u64::from(packet.length);
-    if endpoint.now - fold.last_sent < SECOND || !take_token(endpoint) {
+    let mut known = FOLDS.get_ptr_mut(key).map(|fold| unsafe { &mut *fold });
+    if let Some(fold) = &mut known {
+        fold.packets += 1;
+        fold.bytes += u64::from(packet.length);
+        if endpoint.now - fold.last_sent < SECOND {
+            return 0;
+        }
+    }
+    if !take_token(endpoint) {
         return 0;
     }
+    // Only what is told gets a place: a flood of packets that are all different pushes nothing out, and writes nothing.
+    if known.is_none() {
+        let first = Fold { packets: 1, bytes: u64::from(packet.length), ..Fold::default() };
+        let _ = FOLDS.insert(key, first, 0);
+    }
+    let (Some(fold), Some(config)) = (FOLDS.get_ptr_mut(key), endpoint.config()) else { return 0 };
+    // SAFETY: as above.
+    let fold = unsafe { &mut *fold };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         lose();
         return 0;

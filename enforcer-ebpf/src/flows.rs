@@ -63,7 +63,7 @@ fn tuple(packet: &Packet, key: &mut FlowKey, direction: Direction) {
 
 /// What follows the addresses, in one write: the kernel's hash reads words, and would wait for octets.
 #[inline(always)]
-fn set_tail(key: &mut FlowKey, local: Port, remote: Port, protocol: u8) {
+pub fn set_tail(key: &mut FlowKey, local: Port, remote: Port, protocol: u8) {
     let tail = [local[0], local[1], remote[0], remote[1], protocol, 0, 0, 0];
     // SAFETY: the last eight octets of a key, aligned to words.
     unsafe { (&raw mut key.local_port).cast::<u64>().write(u64::from_ne_bytes(tail)) };
@@ -111,7 +111,7 @@ pub fn find(now: u64, key: &FlowKey) -> *mut Flow {
 }
 
 #[inline(always)]
-fn is_live(now: u64, protocol: u8, flow: &Flow) -> bool {
+pub fn is_live(now: u64, protocol: u8, flow: &Flow) -> bool {
     let established = flow.state == FlowState::Established as u8;
     let limit = match protocol {
         TCP if established => idle::TCP_ESTABLISHED,
@@ -190,7 +190,7 @@ extern "C" fn nameward_follow(
 
 #[inline(always)]
 fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, egress: bool) -> bool {
-    if egress && flow.admitted_id != 0 && endpoint.now.wrapping_sub(flow.last_seen) > SECOND / 2 {
+    if egress && lapses(endpoint.now, flow) {
         touch(endpoint, flow.admitted_id, &key.remote, &packet.destination);
     }
     flow.last_seen = endpoint.now;
@@ -219,6 +219,12 @@ fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, eg
         return true;
     }
     establish(endpoint.now, key, flow)
+}
+
+/// Whether a packet from the workload is the first one in a while that keeps the address of a name in use.
+#[inline(always)]
+pub fn lapses(now: u64, flow: &Flow) -> bool {
+    flow.admitted_id != 0 && now.wrapping_sub(flow.last_seen) > SECOND / 2
 }
 
 #[inline(always)]

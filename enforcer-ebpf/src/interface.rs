@@ -10,6 +10,7 @@ use nameward_abi::{Direction, Reason, Verdict, flags};
 use crate::{
     decide, dns,
     endpoint::{Endpoint, unknown_zero},
+    established,
     events::report,
     flows::nameward_make_room,
     packet::{ETHERNET, Packet, parse_ip},
@@ -23,6 +24,9 @@ use crate::{
 pub fn pod_egress(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let Some(endpoint) = Endpoint::read(0) else { return TCX_DROP };
+    if established::passes(skb, &endpoint, Direction::Egress) {
+        return TCX_NEXT;
+    }
     let mut packet = Packet::new();
     packet.zero = endpoint.zero;
     let refused = parse(skb, &endpoint, &mut packet);
@@ -60,8 +64,6 @@ pub fn pod_egress(context: TcContext) -> i32 {
 pub fn pod_ingress(context: TcContext) -> i32 {
     let skb = context.skb.skb;
     let Some(endpoint) = Endpoint::read(0) else { return TCX_DROP };
-    let mut packet = Packet::new();
-    packet.zero = endpoint.zero;
     // SAFETY: fields of the context; the mark is ours and ends here.
     let mark = unsafe { (*skb).mark };
     if mark == reject::REJECT_MARK {
@@ -71,9 +73,11 @@ pub fn pod_ingress(context: TcContext) -> i32 {
     }
     let elsewhere = endpoint.config().is_some_and(|config| config.arrivals != 0);
     let elsewhere = endpoint.unknown(u32::from(elsewhere)) != 0;
-    if elsewhere && mark != dns::ANSWER_MARK {
+    if mark != dns::ANSWER_MARK && (elsewhere || established::passes(skb, &endpoint, Direction::Ingress)) {
         return TCX_NEXT;
     }
+    let mut packet = Packet::new();
+    packet.zero = endpoint.zero;
     let reason = match parse(skb, &endpoint, &mut packet) {
         Some(Reason::NotIp) => decide::not_ip(skb, &endpoint, &mut packet, Direction::Ingress),
         Some(reason) => reason,

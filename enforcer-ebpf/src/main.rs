@@ -2,7 +2,7 @@
 //!
 //! [`interface`] and [`cgroup`] hold the entry points for packets, [`sockets`] those for socket addresses. They
 //! share [`packet`] (a parsed summary), [`decide`] (why a packet passes or not) and [`verdict`] (what is done
-//! about it). Names, time limits and everything else that user space can do is deliberately absent.
+//! about it); [`established`] is the short way of most packets. Names, time limits and everything else that user space can do is deliberately absent.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // bounds that the verifier needs and the compiler would leave out
@@ -11,6 +11,7 @@ mod cgroup;
 mod decide;
 mod dns;
 mod endpoint;
+mod established;
 mod events;
 mod flows;
 mod interface;

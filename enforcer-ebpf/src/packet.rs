@@ -446,7 +446,7 @@ pub fn words(address: &Address) -> [u64; 2] {
 
 /// `nameward_abi::mapped` in two writes: an octet that is written by itself stalls who reads the word around it.
 #[inline(always)]
-fn mapped_of(v4: u32) -> Address {
+pub fn mapped_of(v4: u32) -> Address {
     let low = u64::from(u32::from_ne_bytes([0, 0, 0xff, 0xff])) | u64::from(v4) << 32;
     // SAFETY: as many octets, and any octets are an address. The order of octets is that of x86 and of bpfel.
     unsafe { core::mem::transmute::<[u64; 2], Address>([0, low]) }

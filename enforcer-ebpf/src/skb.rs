@@ -28,6 +28,32 @@ pub fn read<T: Copy>(skb: Skb, offset: u32) -> Option<T> {
     read_paged(skb, offset)
 }
 
+/// The first octets of a packet, where they are linear.
+#[derive(Clone, Copy)]
+pub struct Linear(usize);
+
+impl Linear {
+    /// Reads a `T`, any bit pattern of which must be valid, at `offset`: within the octets that were asked for.
+    #[inline(always)]
+    pub fn read<T: Copy>(self, offset: usize) -> T {
+        // SAFETY: the verifier checks every access.
+        unsafe { *((self.0 + offset) as *const T) }
+    }
+}
+
+/// The first `octets` of a packet, a constant; `None` where it is shorter or they are not linear.
+#[inline(always)]
+pub fn linear(skb: Skb, octets: usize) -> Option<Linear> {
+    // SAFETY: fields of the context, which the verifier knows.
+    unsafe {
+        let start = (*skb).data as usize;
+        let mut end = start;
+        // See `end_of`.
+        asm!("{0} += {1}", inout(reg) end, in(reg) octets, options(pure, nomem, nostack));
+        (end <= (*skb).data_end as usize).then_some(Linear(start))
+    }
+}
+
 #[inline(always)]
 fn read_paged<T: Copy>(skb: Skb, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();

@@ -10,6 +10,7 @@ mod arrival;
 mod assembly;
 mod cost;
 mod dns;
+mod established;
 mod flows;
 mod fragments;
 mod lab;

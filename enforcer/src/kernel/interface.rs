@@ -13,9 +13,12 @@ use aya::{
         tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions},
     },
 };
+use futures::TryStreamExt;
 use nameward_abi::programs;
+use rtnetlink::packet_route::link::LinkLayerType;
 
 use super::{FarEnd, KernelError, clsact, links, loading};
+use crate::netns::{self, netlink};
 
 /// A program, and the hook of the interface that it belongs to. What takes longer to load comes last, see [`loading`].
 pub(super) const HOOKS: [(&str, TcAttachType); 2] =
@@ -38,12 +41,15 @@ pub fn interface_index(name: &str) -> Result<u32, KernelError> {
 /// [`KernelError::NoInterface`].
 pub fn is_layer3(name: &str) -> Result<bool, KernelError> {
     let absent = || KernelError::NoInterface { name: name.into() };
-    let addresses = nix::ifaddrs::getifaddrs().map_err(|_| absent())?;
-    let mut link = addresses.filter(|entry| entry.interface_name == name).filter_map(|entry| {
-        let link = *entry.address?.as_link_addr()?;
-        Some(link.hatype() != libc::ARPHRD_ETHER)
+    // This interface alone: a list of all would cost the square of their number when each is taken up.
+    let found = netns::on_thread(|| {
+        netlink(async |handle| {
+            let mut links = handle.link().get().match_name(name.to_owned()).execute();
+            links.try_next().await
+        })
     });
-    link.next().ok_or_else(absent)
+    let link = found.ok().flatten().ok_or_else(absent)?;
+    Ok(link.header.link_layer_type != LinkLayerType::Ether)
 }
 
 /// A program at a hook of an interface.
