@@ -17,8 +17,6 @@ pub struct Endpoint {
     /// CLOCK_BOOTTIME in nanoseconds, as of the last tick of the kernel's clock (1 to 10 ms ago at most): reading the
     /// clock itself costs as much as looking a flow up.
     pub now: u64,
-    /// What expiry is compared with: the clock, or the last heartbeat if that is earlier (F1).
-    pub expiry_now: u64,
     /// Socket cookie at cgroups; 0 at interfaces.
     pub cookie: u64,
     cgroup: u32,
@@ -35,16 +33,9 @@ impl Endpoint {
         let switch = Switch(unsafe { core::ptr::read_volatile(&raw const config.switch) });
         // SAFETY: takes nothing, returns a number.
         let now = unsafe { bpf_ktime_get_coarse_ns() } + *SUSPENDED.get(0)?;
-        let expiry = if switch.has(flags::CLOSED) {
-            now
-        } else {
-            let beat = *HEARTBEAT.get(0)?;
-            if beat < now { beat } else { now }
-        };
         let zero = zero_of(config);
-        let expiry_now = mixed(expiry, zero);
         let cgroup = mixed(u64::from(config.cgroup_id != 0), zero) as u32;
-        Some(Self { switch, now, expiry_now, cookie, cgroup, zero })
+        Some(Self { switch, now, cookie, cgroup, zero })
     }
 
     /// Whether packets start at the IP header and flows are known by socket.
@@ -82,6 +73,15 @@ impl Endpoint {
     pub fn owns(&self, address: &Address) -> bool {
         self.config().is_some_and(|config| is_own(config, address))
     }
+}
+
+/// Whether a grant has expired: by the clock, or by the last heartbeat if that is earlier (F1).
+#[inline(always)]
+pub fn has_expired(switch: Switch, now: u64, expires_at: u64) -> bool {
+    if switch.has(flags::CLOSED) {
+        return expires_at <= now;
+    }
+    HEARTBEAT.get(0).is_none_or(|beat| expires_at <= *beat && expires_at <= now)
 }
 
 /// Whether an address is one of the workload's.

@@ -6,7 +6,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use nameward_abi::{Address, Mode, PortKey, Reason, Switch, mapped};
 
 use crate::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, has_expired},
     maps::{ADMITTED, ALLOW, CIDRS, PORTS},
     packet::{ICMP, SCTP, TCP, UDP, is_mapped, on_stack},
 };
@@ -43,7 +43,7 @@ fn classes(slot: usize, protocol: u8, port: [u8; 2]) -> u64 {
 /// Whether, and why, a new flow may go there.
 #[inline(always)]
 pub fn judge(endpoint: &Endpoint, question: &mut Question) -> Reason {
-    let number = nameward_judge(endpoint.switch.0, endpoint.expiry_now, endpoint.now, question);
+    let number = nameward_judge(endpoint.switch.0, endpoint.now, question);
     Reason::from_number(number as u8).unwrap_or(Reason::Malformed)
 }
 
@@ -58,12 +58,12 @@ pub fn still_allowed(endpoint: &Endpoint, question: &mut Question) -> bool {
 /// every call in every state.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn nameward_judge(switch: u64, expiry_now: u64, now: u64, question: *mut Question) -> u64 {
+extern "C" fn nameward_judge(switch: u64, now: u64, question: *mut Question) -> u64 {
     if question.is_null() {
         return Reason::Malformed as u64;
     }
     // SAFETY: not null, and the verifier checks what callers pass.
-    judge_destination(Switch(switch), expiry_now, now, unsafe { &mut *question }) as u64
+    judge_destination(Switch(switch), now, unsafe { &mut *question }) as u64
 }
 
 /// See [`still_allowed`] and [`nameward_judge`].
@@ -78,7 +78,7 @@ extern "C" fn nameward_still_allowed(switch: u64, question: *mut Question) -> u6
 }
 
 #[inline(always)]
-fn judge_destination(switch: Switch, expiry_now: u64, now: u64, question: &mut Question) -> Reason {
+fn judge_destination(switch: Switch, now: u64, question: &mut Question) -> Reason {
     let slot = switch.slot() & 1;
     let wanted = classes(slot, question.protocol, question.port);
     let (mut cidr_allows, mut cluster, mut denied) = (0, 0, 0);
@@ -100,7 +100,7 @@ fn judge_destination(switch: Switch, expiry_now: u64, now: u64, question: &mut Q
         // SAFETY: a live value. User space replaces values as a whole; what is read is one value or the other.
         let allow = unsafe { &mut *allow };
         id = allow.admitted_id;
-        expired = allow.expires_at <= expiry_now;
+        expired = has_expired(switch, now, allow.expires_at);
         // SAFETY: as above.
         name_allows = unsafe { ADMITTED.get(id) }.map_or(0, |admitted| admitted.classes[slot]);
         // What is in use does not lapse; `flows` notes it while a flow lives.
