@@ -142,19 +142,19 @@ fn flows_do_not_excuse_what_is_malformed() {
     let tcp6 = tcp(client6, server6, Flag::Ack);
     let udp6 = udp(client6, server6, b"data");
     let malformed = [
-        with(&tcp4, 0, &[0x55]),           // version
-        with(&tcp4, 0, &[0x44]),           // header of 16 octets
-        with(&tcp4, 2, &[0, 41]),          // longer than the frame
-        with(&tcp4, 2, &[0, 39]),          // shorter than its headers
-        with(&tcp4, 20 + 12, &[0x40]),     // TCP header of 16 octets
-        with(&tcp4, 20 + 12, &[0x60]),     // of 24, in 20
-        with(&udp4, 20 + 4, &[0, 7]),      // UDP shorter than its header
-        with(&udp4, 20 + 4, &[0, 13]),     // longer than the packet
-        with(&tcp6, 0, &[0x40]),           // version
-        with(&tcp6, 4, &[0, 21]),          // longer than the frame
-        with(&tcp6, 4, &[0, 19]),          // shorter than its header
-        with(&tcp6, 40 + 12, &[0x60]),     // TCP header of 24 octets, in 20
-        with(&udp6, 40 + 4, &[0, 13]),     // UDP longer than the packet
+        with(&tcp4, 0, &[0x55]),                             // version
+        with(&tcp4, 0, &[0x44]),                             // header of 16 octets
+        with(&tcp4, 2, &[0, 41]),                            // longer than the frame
+        with(&tcp4, 2, &[0, 39]),                            // shorter than its headers
+        with(&tcp4, 20 + 12, &[0x40]),                       // TCP header of 16 octets
+        with(&tcp4, 20 + 12, &[0x60]),                       // of 24, in 20
+        with(&udp4, 20 + 4, &[0, 7]),                        // UDP shorter than its header
+        with(&udp4, 20 + 4, &[0, 13]),                       // longer than the packet
+        with(&tcp6, 0, &[0x40]),                             // version
+        with(&tcp6, 4, &[0, 21]),                            // longer than the frame
+        with(&tcp6, 4, &[0, 19]),                            // shorter than its header
+        with(&tcp6, 40 + 12, &[0x60]),                       // TCP header of 24 octets, in 20
+        with(&udp6, 40 + 4, &[0, 13]),                       // UDP longer than the packet
         with(&tcp4, 6, &[0x20, 0])[..L3 + 20 + 19].to_vec(), // cut off
     ];
     for frame in &malformed {
@@ -200,7 +200,9 @@ fn flows_count_as_what_they_are() {
         lab.sends(&frame, REDIRECT, Reason::NoPolicyYet);
     }
     lab.switch(0, Mode::Enforce, flags::REJECT, 1);
-    for (admitted_by, told) in [(Reason::Reply, Reason::Reply), (Reason::Adopted, Reason::Adopted), (Reason::Name, Reason::Flow)] {
+    for (admitted_by, told) in
+        [(Reason::Reply, Reason::Reply), (Reason::Adopted, Reason::Adopted), (Reason::Name, Reason::Flow)]
+    {
         lab.change_flows(|flow| flow.admitted_by = admitted_by as u8);
         for frame in going_on() {
             lab.sends(&frame, PASS, told);
