@@ -4,6 +4,10 @@
 //! It says what `decide` and `flows` would say, or nothing: whatever is unusual about a packet, its flow or its endpoint
 //! is left to the long way, which reads the packet again. So each condition here is one that the long way would find
 //! to be so as well, and what this way lets pass it would let pass, for the same reason.
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "flows are looked for from where the key is: a copy would take the stack that is not there"
+)]
 
 use nameward_abi::{Config, Direction, Flow, FlowKey, FlowState, Mode, Reason, TRUSTED_SERVERS, flags};
 

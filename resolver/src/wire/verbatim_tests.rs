@@ -38,8 +38,11 @@ fn read(message: &[u8]) -> Option<Verbatim> {
     Verbatim::read(message, NAME, types::A)
 }
 
+/// Message, addresses with their TTLs, aliases.
+type ByRecords = (Message, Vec<(IpAddr, u32)>, Vec<Arc<str>>);
+
 /// What the way by records passes on, of the same answer to the same client.
-fn by_records(message: &[u8]) -> Option<(Message, Vec<(IpAddr, u32)>, Vec<Arc<str>>)> {
+fn by_records(message: &[u8]) -> Option<ByRecords> {
     let (query, message) = (Query::read(QUERY).unwrap(), Message::from_vec(message).ok()?);
     let name = answer::name_of(&query)?;
     let asked = check::Asked { name: name.clone(), record_type: RecordType::A, dnssec_ok: false };
