@@ -5,8 +5,8 @@
 //! checked (addresses are translated), and flows are known by socket. What is done about a reason is `verdict`'s.
 
 use nameward_abi::{
-    Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Reason, TRUSTED_SERVERS, UNCHECKED, flags,
-    idle, mapped,
+    Address, Config, Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Port, Reason,
+    TRUSTED_SERVERS, UNCHECKED, flags, idle, mapped,
 };
 
 use crate::{
@@ -299,21 +299,31 @@ fn judge_known(
         return Some(Reason::FlowsFull);
     }
     packet.continues = true;
-    Some(match Reason::from_number(admitted_by) {
-        // What audit let through keeps its reason, and answers and what was adopted are counted apart.
+    Some(told_as(admitted_by))
+}
+
+/// Why a packet from the workload passes that goes on with a flow: what audit let through keeps its reason, and answers
+/// and what was adopted are counted apart.
+#[inline(always)]
+pub fn told_as(admitted_by: u8) -> Reason {
+    match Reason::from_number(admitted_by) {
         Some(reason) if !reason.allows() || matches!(reason, Reason::Reply | Reason::Adopted) => reason,
         _ => Reason::Flow,
-    })
+    }
 }
 
 /// Whether the rules in force still allow what a flow was admitted under; looked up once a generation (R9).
 #[inline(always)]
 fn is_still_admitted(endpoint: &Endpoint, flow: *mut Flow, question: &mut Question) -> bool {
     // SAFETY: a live value.
-    let (generation, admitted_by) = unsafe { ((*flow).generation, (*flow).admitted_by) };
-    let allows = Reason::from_number(admitted_by).is_some_and(Reason::allows);
-    (allows && generation == endpoint.switch.generation())
-        || nameward_still_admitted(endpoint, flow, question) != 0
+    is_admitted(endpoint, unsafe { &*flow }) || nameward_still_admitted(endpoint, flow, question) != 0
+}
+
+/// Whether the rules in force have judged a flow already, and allow it.
+#[inline(always)]
+pub fn is_admitted(endpoint: &Endpoint, flow: &Flow) -> bool {
+    Reason::from_number(flow.admitted_by).is_some_and(Reason::allows)
+        && flow.generation == endpoint.switch.generation()
 }
 
 /// See [`is_still_admitted`]. A global function, see `rules::nameward_judge`.
@@ -443,14 +453,19 @@ fn is_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
     if !matches!(packet.protocol, TCP | UDP) || endpoint.switch.has(flags::DNS_DIRECT) {
         return false;
     }
-    if packet.destination_port == DNS {
+    endpoint.config().is_none_or(|config| is_dns_server(config, &packet.destination, packet.destination_port))
+}
+
+/// Whether queries go to an address and port: any address at port 53, trusted servers at their own.
+#[inline(always)]
+pub fn is_dns_server(config: &Config, address: &Address, port: Port) -> bool {
+    if port == DNS {
         return true;
     }
-    let Some(config) = endpoint.config() else { return true };
     let mut index = 0;
     while index < TRUSTED_SERVERS {
         let server = &config.dns.trusted[index];
-        if server.port == packet.destination_port && words(&server.address) == words(&packet.destination) {
+        if server.port == port && words(&server.address) == words(address) {
             return true;
         }
         index += 1;

@@ -9,14 +9,14 @@
     reason = "flows are looked for from where the key is: a copy would take the stack that is not there"
 )]
 
-use nameward_abi::{Config, Direction, Flow, FlowKey, FlowState, Mode, Reason, TRUSTED_SERVERS, flags};
+use nameward_abi::{Address, Config, Direction, Flow, FlowKey, FlowState, Mode, Port, Reason, flags};
 
 use crate::{
+    decide,
     endpoint::{Endpoint, is_own},
-    events,
-    flows::{self, is_live, lapses},
+    events, flows,
     maps::FLOWS,
-    packet::{ETHERNET, FIN, RST, SYN, TCP, UDP, is_mapped, mapped_of},
+    packet::{ETHERNET, FIN, Ipv4, Ipv6, RST, SYN, TCP, UDP, is_mapped, mapped_of},
     skb::{Skb, linear},
 };
 
@@ -25,16 +25,15 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
-const DNS: u16 = 53u16.to_be();
 /// Where clients of DHCP listen: theirs is housekeeping.
-const DHCP_CLIENTS: [u16; 2] = [68u16.to_be(), 546u16.to_be()];
+const DHCP_CLIENTS: [Port; 2] = [68u16.to_be_bytes(), 546u16.to_be_bytes()];
 
 /// What the short way reads of a packet.
 struct Seen {
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: Address,
+    destination: Address,
     /// Source and destination, as in the packet.
-    ports: [u16; 2],
+    ports: [Port; 2],
     protocol: u8,
     /// Octets from the IP header on.
     length: u32,
@@ -75,98 +74,53 @@ fn follow(skb: Skb, endpoint: &Endpoint, egress: bool) -> Option<()> {
     if egress && !may_leave(endpoint.config()?, frame.read(0), &seen) {
         return None;
     }
-    let [local, remote] = if egress { seen.ports } else { [seen.ports[1], seen.ports[0]] };
+    let [source, destination] = seen.ports;
+    let (local, remote) = if egress { (source, destination) } else { (destination, source) };
     if seen.protocol == UDP && DHCP_CLIENTS.contains(&local) {
         return None;
     }
     let mut key = FlowKey::default();
     (key.local, key.remote) =
         if egress { (seen.source, seen.destination) } else { (seen.destination, seen.source) };
-    flows::set_tail(&mut key, local.to_ne_bytes(), remote.to_ne_bytes(), seen.protocol);
+    flows::set_tail(&mut key, local, remote, seen.protocol);
     // SAFETY: a live value; see `flows` for races.
     let flow = unsafe { &mut *FLOWS.get_ptr_mut(&key)? };
-    let reason = reason_of(endpoint, flow, seen.protocol, egress)?;
-    flow.last_seen = endpoint.now;
-    flow.packets += 1;
-    flow.bytes += u64::from(seen.length);
+    if !is_usual(endpoint, flow, seen.protocol) || egress && flows::lapses(endpoint.now, flow) {
+        return None;
+    }
+    flows::count(endpoint.now, flow, seen.length);
     if !egress {
         flow.unseen = 0;
     }
-    events::count(reason, seen.length);
+    let reason = if egress { decide::told_as(flow.admitted_by) } else { Reason::Flow };
+    events::count(reason as u32, seen.length);
     Some(())
 }
 
-/// Why a packet of a flow passes, where nothing has to be looked up or written for it but the flow itself.
+/// Whether nothing has to be judged anew for a packet of this flow, nor the flow kept elsewhere.
 #[inline(always)]
-fn reason_of(endpoint: &Endpoint, flow: &Flow, protocol: u8, egress: bool) -> Option<u32> {
-    let admitted_by = Reason::from_number(flow.admitted_by).filter(|reason| reason.allows())?;
-    let usual = flow.state == FlowState::Established as u8
-        && flow.generation == endpoint.switch.generation()
-        && is_live(endpoint.now, protocol, flow)
-        && !(egress && lapses(endpoint.now, flow));
-    if !usual {
-        return None;
-    }
-    let kept = egress && matches!(admitted_by, Reason::Reply | Reason::Adopted);
-    Some(if kept { u32::from(flow.admitted_by) } else { Reason::Flow as u32 })
+fn is_usual(endpoint: &Endpoint, flow: &Flow, protocol: u8) -> bool {
+    flow.state == FlowState::Established as u8
+        && decide::is_admitted(endpoint, flow)
+        && flows::is_live(endpoint.now, protocol, flow)
 }
 
 /// Whether a packet from the workload has an own source, is not for a DNS server, and goes by the gateway, if one is known.
 #[inline(always)]
-fn may_leave(config: &Config, to: [u16; 3], seen: &Seen) -> bool {
+fn may_leave(config: &Config, to: [u8; 6], seen: &Seen) -> bool {
     let gateway = config.gateway_mac;
-    // SAFETY: as many octets, and any octets are a MAC.
-    let to = unsafe { core::mem::transmute::<[u16; 3], [u8; 6]>(to) };
-    if gateway != [0; 6] && gateway != to {
-        return false;
-    }
-    let port = seen.ports[1];
-    if port == DNS {
-        return false;
-    }
-    let mut index = 0;
-    while index < TRUSTED_SERVERS {
-        if u16::from_ne_bytes(config.dns.trusted[index].port) == port {
-            return false;
-        }
-        index += 1;
-    }
-    is_own(config, &seen.source)
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Ipv4 {
-    version_length: u8,
-    _service: u8,
-    total_length: u16,
-    _identification: u16,
-    fragment: u16,
-    _ttl: u8,
-    protocol: u8,
-    _checksum: u16,
-    source: u32,
-    destination: u32,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Ipv6 {
-    version: u8,
-    _class_flow: [u8; 3],
-    payload_length: u16,
-    next_header: u8,
-    _hop_limit: u8,
-    source: [u64; 2],
-    destination: [u64; 2],
+    (gateway == [0; 6] || gateway == to)
+        && !decide::is_dns_server(config, &seen.destination, seen.ports[1])
+        && is_own(config, &seen.source)
 }
 
 #[inline(always)]
 fn read4(skb: Skb, available: u32) -> Option<Seen> {
     const START: usize = ETHERNET as usize;
     let header: Ipv4 = linear(skb, START + IPV4)?.read(START);
-    let length = u32::from(u16::from_be(header.total_length));
-    if header.version_length != 0x45 || header.fragment & 0x3fffu16.to_be() != 0 || length > available {
+    let length = u32::from(u16::from_be_bytes(header.total_length));
+    let is_whole = u16::from_be_bytes(header.fragment) & 0x3fff == 0;
+    if header.version_length != 0x45 || !is_whole || length > available {
         return None;
     }
     let (source, destination) = (mapped_of(header.source), mapped_of(header.destination));
@@ -178,12 +132,9 @@ fn read4(skb: Skb, available: u32) -> Option<Seen> {
 fn read6(skb: Skb, available: u32) -> Option<Seen> {
     const START: usize = ETHERNET as usize;
     let header: Ipv6 = linear(skb, START + IPV6)?.read(START);
-    let payload = u32::from(u16::from_be(header.payload_length));
+    let payload = u32::from(u16::from_be_bytes(header.payload_length));
     let length = payload + IPV6 as u32;
-    // SAFETY: two u64 are sixteen octets.
-    let source = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(header.source) };
-    // SAFETY: as above.
-    let destination = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(header.destination) };
+    let (source, destination) = (header.source(), header.destination());
     if header.version >> 4 != 6 || length > available || is_mapped(&source) || is_mapped(&destination) {
         return None;
     }
@@ -193,7 +144,7 @@ fn read6(skb: Skb, available: u32) -> Option<Seen> {
 
 /// The ports of a packet that neither begins nor ends anything, and whose lengths are as they should be.
 #[inline(always)]
-fn ports(skb: Skb, at: usize, protocol: u8, payload: u32) -> Option<[u16; 2]> {
+fn ports(skb: Skb, at: usize, protocol: u8, payload: u32) -> Option<[Port; 2]> {
     match protocol {
         TCP => {
             let frame = linear(skb, at + TCP_HEADER)?;

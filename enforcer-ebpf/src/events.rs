@@ -59,9 +59,10 @@ fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u64 {
         reason: codes as u8,
         _pad: [0; 4],
     };
-    // SAFETY: a live value; racing CPUs may lose a count of what is folded, never of STATS.
-    let mut known = FOLDS.get_ptr_mut(key).map(|fold| unsafe { &mut *fold });
-    if let Some(fold) = &mut known {
+    let known = FOLDS.get_ptr_mut(key);
+    if let Some(fold) = known {
+        // SAFETY: a live value; racing CPUs may lose a count of what is folded, never of STATS.
+        let fold = unsafe { &mut *fold };
         fold.packets += 1;
         fold.bytes += u64::from(packet.length);
         if endpoint.now - fold.last_sent < SECOND {
@@ -72,11 +73,15 @@ fn tell(endpoint: &Endpoint, packet: &Packet, codes: u32) -> u64 {
         return 0;
     }
     // Only what is told gets a place: a flood of packets that are all different pushes nothing out, and writes nothing.
-    if known.is_none() {
-        let first = Fold { packets: 1, bytes: u64::from(packet.length), ..Fold::default() };
-        let _ = FOLDS.insert(key, first, 0);
-    }
-    let (Some(fold), Some(config)) = (FOLDS.get_ptr_mut(key), endpoint.config()) else { return 0 };
+    let told = match known {
+        Some(fold) => Some(fold),
+        None => {
+            let first = Fold { packets: 1, bytes: u64::from(packet.length), ..Fold::default() };
+            let _ = FOLDS.insert(key, first, 0);
+            FOLDS.get_ptr_mut(key)
+        }
+    };
+    let (Some(fold), Some(config)) = (told, endpoint.config()) else { return 0 };
     // SAFETY: as above.
     let fold = unsafe { &mut *fold };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {

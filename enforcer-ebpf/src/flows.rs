@@ -193,10 +193,7 @@ fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, eg
     if egress && lapses(endpoint.now, flow) {
         touch(endpoint, flow.admitted_id, &key.remote, &packet.destination);
     }
-    flow.last_seen = endpoint.now;
-    // Two CPUs, one for each direction, may lose a count here, never in STATS.
-    flow.packets += 1;
-    flow.bytes += u64::from(packet.length);
+    count(endpoint.now, flow, packet.length);
     if packet.protocol == TCP {
         if packet.tcp_flags & FIN != 0 {
             flow.fins |= if egress { 1 } else { 2 };
@@ -219,6 +216,15 @@ fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, eg
         return true;
     }
     establish(endpoint.now, key, flow)
+}
+
+/// Notes that a packet of `length` octets has passed.
+#[inline(always)]
+pub fn count(now: u64, flow: &mut Flow, length: u32) {
+    flow.last_seen = now;
+    // Two CPUs, one for each direction, may lose a count here, never in STATS.
+    flow.packets += 1;
+    flow.bytes += u64::from(length);
 }
 
 /// Whether a packet from the workload is the first one in a while that keeps the address of a name in use.

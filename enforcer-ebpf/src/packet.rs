@@ -173,29 +173,41 @@ impl Packet {
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Ipv4 {
-    version_length: u8,
+pub struct Ipv4 {
+    pub version_length: u8,
     _service: u8,
-    total_length: [u8; 2],
+    pub total_length: [u8; 2],
     identification: [u8; 2],
-    fragment: [u8; 2],
+    pub fragment: [u8; 2],
     ttl: u8,
-    protocol: u8,
+    pub protocol: u8,
     _checksum: [u8; 2],
-    source: u32,
-    destination: u32,
+    pub source: u32,
+    pub destination: u32,
 }
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Ipv6 {
-    version: u8,
+pub struct Ipv6 {
+    pub version: u8,
     _class_flow: [u8; 3],
-    payload_length: [u8; 2],
-    next_header: u8,
+    pub payload_length: [u8; 2],
+    pub next_header: u8,
     hop_limit: u8,
     source: [u64; 2],
     destination: [u64; 2],
+}
+
+impl Ipv6 {
+    #[inline(always)]
+    pub fn source(&self) -> Address {
+        address_of(self.source)
+    }
+
+    #[inline(always)]
+    pub fn destination(&self) -> Address {
+        address_of(self.destination)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -289,10 +301,8 @@ fn parse_ipv6(skb: Skb, packet: &mut Packet, available: u32) -> Option<Reason> {
     packet.family = 6;
     packet.payload = u32::from(u16::from_be_bytes(header.payload_length));
     packet.length = packet.payload + 40;
-    // SAFETY: two u64 are sixteen octets.
-    packet.source = unsafe { core::mem::transmute::<[u64; 2], Address>(header.source) };
-    // SAFETY: as above.
-    packet.destination = unsafe { core::mem::transmute::<[u64; 2], Address>(header.destination) };
+    packet.source = header.source();
+    packet.destination = header.destination();
     packet.hop_limit = header.hop_limit;
     packet.protocol = header.next_header;
     packet.l4 = packet.l3 + 40;
@@ -430,8 +440,7 @@ pub fn on_stack(address: &Address) -> Address {
     let mut copy = [0u64; 2];
     // SAFETY: a value of our own; volatile, so that it is written.
     unsafe { core::ptr::write_volatile(&raw mut copy, words(address)) };
-    // SAFETY: as many octets, and any octets are an address.
-    unsafe { core::mem::transmute::<[u64; 2], Address>(copy) }
+    address_of(copy)
 }
 
 /// An address as two words, cheap to compare.
@@ -447,7 +456,13 @@ pub fn words(address: &Address) -> [u64; 2] {
 /// `nameward_abi::mapped` in two writes: an octet that is written by itself stalls who reads the word around it.
 #[inline(always)]
 pub fn mapped_of(v4: u32) -> Address {
-    let low = u64::from(u32::from_ne_bytes([0, 0, 0xff, 0xff])) | u64::from(v4) << 32;
-    // SAFETY: as many octets, and any octets are an address. The order of octets is that of x86 and of bpfel.
-    unsafe { core::mem::transmute::<[u64; 2], Address>([0, low]) }
+    // The order of octets is that of x86 and of bpfel.
+    address_of([0, u64::from(u32::from_ne_bytes([0, 0, 0xff, 0xff])) | u64::from(v4) << 32])
+}
+
+/// The address that two words are; see [`words`].
+#[inline(always)]
+const fn address_of(words: [u64; 2]) -> Address {
+    // SAFETY: as many octets, and any octets are an address.
+    unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
 }

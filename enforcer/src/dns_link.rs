@@ -235,8 +235,7 @@ fn far_end(far: &str, namespace: &NamedNamespace) -> io::Result<[u8; 6]> {
 }
 
 async fn find(handle: &rtnetlink::Handle, name: &str) -> Option<Near> {
-    use futures::TryStreamExt;
-    let message = handle.link().get().match_name(name.to_owned()).execute().try_next().await.ok()??;
+    let message = netns::link_named(handle, name).await.ok()??;
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
         _ => None,

@@ -166,8 +166,7 @@ fn on_link(bridge: &Bridge, roads: &Roads, own: &[IpAddr], six: bool) -> Option<
 
 /// The bridge that an interface of the calling thread's namespace is a port of.
 async fn bridge_of(handle: &Handle, interface: &str) -> Result<Option<Bridge>, rtnetlink::Error> {
-    let mut ports = handle.link().get().match_name(interface.to_owned()).execute();
-    let Some(port) = ports.try_next().await? else { return Ok(None) };
+    let Some(port) = netns::link_named(handle, interface).await? else { return Ok(None) };
     let controller = port.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Controller(index) => Some(*index),
         _ => None,

@@ -37,6 +37,15 @@ pub(crate) fn links() -> io::Result<Vec<Link>> {
     })
 }
 
+/// An interface of the calling thread's namespace, by its name. This one alone is asked for: a list of all would cost the
+/// square of their number where each is looked for.
+pub(crate) async fn link_named(
+    handle: &rtnetlink::Handle,
+    name: &str,
+) -> Result<Option<LinkMessage>, rtnetlink::Error> {
+    handle.link().get().match_name(name.to_owned()).execute().try_next().await
+}
+
 fn describe(link: &LinkMessage) -> Link {
     let (mut name, mut is_made, mut elsewhere) = (String::new(), false, false);
     for attribute in &link.attributes {

@@ -1,7 +1,7 @@
 //! The short way of packets that go on with an answered flow: what is unusual about one of them is judged as if the
 //! short way were not there.
 
-use nameward_abi::{Flow, FlowKey, FlowState, Mode, Reason, flags, maps};
+use nameward_abi::{Flow, FlowKey, FlowState, Mode, Reason, TrustedServer, flags, maps};
 use nameward_enforcer::kernel::BootNanos;
 
 use crate::{
@@ -92,15 +92,15 @@ fn flows_to_dns_servers_do_not_pass_by_the_resolver() {
         return;
     }
     let mut lab = lab();
+    lab.configure(|config| {
+        config.dns.trusted[1] = TrustedServer {
+            address: address(NAMED4),
+            port: 5_353u16.to_be_bytes(),
+            resolver_port: TRUSTED_PORT.to_be_bytes(),
+            ..TrustedServer::default()
+        };
+    });
     for port in [53, 5_353] {
-        lab.configure(|config| {
-            config.dns.trusted[1] = nameward_abi::TrustedServer {
-                address: address(NAMED4),
-                port: 5_353u16.to_be_bytes(),
-                resolver_port: TRUSTED_PORT.to_be_bytes(),
-                ..nameward_abi::TrustedServer::default()
-            };
-        });
         lab.put_flow(maps::FLOWS, key(UDP, (OWN4, PORT), (NAMED4, port)), flow(Reason::Cidr));
         let question = udp((OWN4, PORT), (NAMED4, port), &crate::packets::query(1));
         lab.sends(&question, REDIRECT, Reason::Dns);

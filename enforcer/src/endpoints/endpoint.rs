@@ -359,13 +359,9 @@ impl<S: KernelStore> Endpoint<S> {
         let entries: Vec<_> = addresses()
             .filter_map(|address| Some((address, self.grants.entry(&self.bindings, address, now)?)))
             .collect();
-        if let (Some(journal), Some(binding)) = (&mut self.journal, self.bindings.of(name)) {
-            // Other addresses of the name are there already: a name may have a thousand.
-            let binding = Entry::Binding(binding.of_addresses(addresses()));
-            let lines: Vec<Entry> = self.grants.fresh().map(Entry::Names).chain([binding]).collect();
-            journal.append(&lines)?;
-        }
-        self.grants.stored();
+        // Other addresses of the name are there already: a name may have a thousand.
+        let binding = self.bindings.of(name).map(|binding| binding.of_addresses(addresses()));
+        self.note(binding.map(Entry::Binding))?;
         for (address, entry) in entries {
             let classes =
                 self.rules.as_ref().map_or(0, |rules| self.grants.classes_of(rules, entry.admitted_id));
@@ -409,9 +405,14 @@ impl<S: KernelStore> Endpoint<S> {
 
     /// Puts ids that are new on file.
     pub(super) fn note_ids(&mut self) -> Result<(), EndpointError> {
+        self.note(None)
+    }
+
+    /// Puts ids that are new on file, and what is said with them, in one write.
+    fn note(&mut self, said: Option<Entry>) -> Result<(), EndpointError> {
         if let Some(journal) = &mut self.journal {
-            let fresh: Vec<Entry> = self.grants.fresh().map(Entry::Names).collect();
-            journal.append(&fresh)?;
+            let lines: Vec<Entry> = self.grants.fresh().map(Entry::Names).chain(said).collect();
+            journal.append(&lines)?;
         }
         self.grants.stored();
         Ok(())

@@ -76,8 +76,7 @@ struct LinkElsewhere {
 }
 
 async fn link_elsewhere(handle: &Handle, interface: &str) -> Option<LinkElsewhere> {
-    let mut links = handle.link().get().match_name(interface.to_owned()).execute();
-    let attributes = links.next().await?.ok()?.attributes;
+    let attributes = netns::link_named(handle, interface).await.ok()??.attributes;
     let (mut namespace, mut index) = (None, None);
     for attribute in &attributes {
         match attribute {

@@ -13,7 +13,6 @@ use aya::{
         tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions},
     },
 };
-use futures::TryStreamExt;
 use nameward_abi::programs;
 use rtnetlink::packet_route::link::LinkLayerType;
 
@@ -41,13 +40,7 @@ pub fn interface_index(name: &str) -> Result<u32, KernelError> {
 /// [`KernelError::NoInterface`].
 pub fn is_layer3(name: &str) -> Result<bool, KernelError> {
     let absent = || KernelError::NoInterface { name: name.into() };
-    // This interface alone: a list of all would cost the square of their number when each is taken up.
-    let found = netns::on_thread(|| {
-        netlink(async |handle| {
-            let mut links = handle.link().get().match_name(name.to_owned()).execute();
-            links.try_next().await
-        })
-    });
+    let found = netns::on_thread(|| netlink(async |handle| netns::link_named(&handle, name).await));
     let link = found.ok().flatten().ok_or_else(absent)?;
     Ok(link.header.link_layer_type != LinkLayerType::Ether)
 }

@@ -14,6 +14,8 @@ pub mod verbatim;
 pub const HEADER: usize = 12;
 /// The longest name on the wire, with its final zero.
 pub const LONGEST_NAME: usize = 255;
+/// The class of the Internet.
+pub(crate) const CLASS_IN: u16 = 1;
 /// Octets that we send over UDP at most, and say that we take (Q7).
 pub const UDP_OCTETS: u16 = 1232;
 /// What a client without EDNS takes over UDP.

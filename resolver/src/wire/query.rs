@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{HEADER, LONGEST_NAME, PLAIN_UDP_OCTETS, UDP_OCTETS, codes, read_name, types, u16_at, u32_at};
+use super::{
+    CLASS_IN, HEADER, LONGEST_NAME, PLAIN_UDP_OCTETS, UDP_OCTETS, codes, read_name, types, u16_at, u32_at,
+};
 
-const CLASS_IN: u16 = 1;
 /// The option that CoreDNS adds with `rewrite edns0 local set 0xffee {client_ip}`.
 const CLIENT_ADDRESS: u16 = 0xffee;
 /// Records that a query may have behind its question: EDNS, a signature (TSIG, SIG(0)), the SOA of an IXFR, and some that

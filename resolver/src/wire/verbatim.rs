@@ -10,13 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{HEADER, LONGEST_NAME, codes, query::Query, read_name, reply, skip_name, types, u16_at, u32_at};
+use super::{
+    CLASS_IN, HEADER, LONGEST_NAME, codes, query::Query, read_name, reply, skip_name, types, u16_at, u32_at,
+};
+use crate::check::LONGEST_CHAIN;
 
-/// Names between the question and its addresses at most (A1).
-const LONGEST_CHAIN: usize = 16;
 /// Longer answers are rare, and looking for duplicates takes the square of it.
 const MOST_RECORDS: usize = 64;
-const CLASS_IN: u16 = 1;
 /// RFC 2181, section 8.
 const LARGEST_TTL: u32 = i32::MAX as u32;
 const AUTHENTIC: u8 = 0x20;
@@ -189,7 +189,6 @@ impl Walk {
     /// Takes so many records, the first of which has to be `current`'s. Returns the shortest TTL.
     fn records(&mut self, mut current: WholeName, mut at: usize, count: usize, wanted: u16) -> Option<u32> {
         let (asked, mut shortest) = (current, LARGEST_TTL);
-        let mut seen = Vec::new();
         for _ in 0..count {
             let (owner, fixed) = self.name(at)?;
             let (record_type, class) = (u16_at(&self.octets, fixed)?, u16_at(&self.octets, fixed + 2)?);
@@ -202,13 +201,12 @@ impl Walk {
             shortest = shortest.min(ttl);
             if record_type == types::CNAME && self.addresses.is_empty() {
                 let (target, end) = self.name(data)?;
-                let again =
-                    target.octets() == asked.octets() || seen.iter().any(|name| *name == target.octets());
+                let text = target.text()?;
+                let again = target.octets() == asked.octets() || self.chain.contains(&text);
                 if again || end != at || self.chain.len() == LONGEST_CHAIN {
                     return None;
                 }
-                self.chain.push(target.text()?);
-                seen.push(target.octets().to_vec());
+                self.chain.push(text);
                 current = target;
             } else if record_type == wanted {
                 let address = address(wanted, self.octets.get(data..at)?)?;
