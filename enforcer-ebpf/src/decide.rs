@@ -5,8 +5,8 @@
 //! checked (addresses are translated), and flows are known by socket. What is done about a reason is `verdict`'s.
 
 use nameward_abi::{
-    Address, Config, Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Port, Reason,
-    TRUSTED_SERVERS, UNCHECKED, flags, idle, mapped,
+    Address, Config, Direction, Flow, FlowKey, FragmentKey, Mode, OWN_ADDRESSES, Reason, TRUSTED_SERVERS,
+    UNCHECKED, flags, idle, mapped,
 };
 
 use crate::{
@@ -453,19 +453,21 @@ fn is_dns(endpoint: &Endpoint, packet: &Packet) -> bool {
     if !matches!(packet.protocol, TCP | UDP) || endpoint.switch.has(flags::DNS_DIRECT) {
         return false;
     }
-    endpoint.config().is_none_or(|config| is_dns_server(config, &packet.destination, packet.destination_port))
+    let port = u16::from_ne_bytes(packet.destination_port);
+    endpoint.config().is_none_or(|config| is_dns_server(config, &packet.destination, port))
 }
 
-/// Whether queries go to an address and port: any address at port 53, trusted servers at their own.
+/// Whether queries go to an address and port: any address at port 53, trusted servers at their own. The port is in
+/// network order, and a word: octets would be read and compared one by one, for every packet.
 #[inline(always)]
-pub fn is_dns_server(config: &Config, address: &Address, port: Port) -> bool {
-    if port == DNS {
+pub fn is_dns_server(config: &Config, address: &Address, port: u16) -> bool {
+    if port == u16::from_ne_bytes(DNS) {
         return true;
     }
     let mut index = 0;
     while index < TRUSTED_SERVERS {
         let server = &config.dns.trusted[index];
-        if server.port == port && words(&server.address) == words(address) {
+        if u16::from_ne_bytes(server.port) == port && words(&server.address) == words(address) {
             return true;
         }
         index += 1;

@@ -9,7 +9,7 @@
     reason = "flows are looked for from where the key is: a copy would take the stack that is not there"
 )]
 
-use nameward_abi::{Address, Config, Direction, Flow, FlowKey, FlowState, Mode, Port, Reason, flags};
+use nameward_abi::{Address, Config, Direction, Flow, FlowKey, FlowState, Mode, Reason, flags};
 
 use crate::{
     decide,
@@ -17,7 +17,7 @@ use crate::{
     events, flows,
     maps::FLOWS,
     packet::{ETHERNET, FIN, Ipv4, Ipv6, RST, SYN, TCP, UDP, is_mapped, mapped_of},
-    skb::{Skb, linear},
+    skb::{Linear, Skb, linear},
 };
 
 /// Octets of headers.
@@ -26,14 +26,14 @@ const IPV6: usize = 40;
 const UDP_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 /// Where clients of DHCP listen: theirs is housekeeping.
-const DHCP_CLIENTS: [Port; 2] = [68u16.to_be_bytes(), 546u16.to_be_bytes()];
+const DHCP_CLIENTS: [u16; 2] = [68u16.to_be(), 546u16.to_be()];
 
 /// What the short way reads of a packet.
 struct Seen {
     source: Address,
     destination: Address,
-    /// Source and destination, as in the packet.
-    ports: [Port; 2],
+    /// Source and destination, in network order.
+    ports: [u16; 2],
     protocol: u8,
     /// Octets from the IP header on.
     length: u32,
@@ -71,7 +71,7 @@ fn follow(skb: Skb, endpoint: &Endpoint, egress: bool) -> Option<()> {
         0x86dd => read6(skb, available)?,
         _ => return None,
     };
-    if egress && !may_leave(endpoint.config()?, frame.read(0), &seen) {
+    if egress && !may_leave(endpoint.config()?, frame, &seen) {
         return None;
     }
     let [source, destination] = seen.ports;
@@ -82,7 +82,7 @@ fn follow(skb: Skb, endpoint: &Endpoint, egress: bool) -> Option<()> {
     let mut key = FlowKey::default();
     (key.local, key.remote) =
         if egress { (seen.source, seen.destination) } else { (seen.destination, seen.source) };
-    flows::set_tail(&mut key, local, remote, seen.protocol);
+    flows::set_tail(&mut key, local.to_ne_bytes(), remote.to_ne_bytes(), seen.protocol);
     // SAFETY: a live value; see `flows` for races.
     let flow = unsafe { &mut *FLOWS.get_ptr_mut(&key)? };
     if !is_usual(endpoint, flow, seen.protocol) || egress && flows::lapses(endpoint.now, flow) {
@@ -107,9 +107,9 @@ fn is_usual(endpoint: &Endpoint, flow: &Flow, protocol: u8) -> bool {
 
 /// Whether a packet from the workload has an own source, is not for a DNS server, and goes by the gateway, if one is known.
 #[inline(always)]
-fn may_leave(config: &Config, to: [u8; 6], seen: &Seen) -> bool {
+fn may_leave(config: &Config, frame: Linear, seen: &Seen) -> bool {
     let gateway = config.gateway_mac;
-    (gateway == [0; 6] || gateway == to)
+    (gateway == [0; 6] || gateway == frame.read::<[u8; 6]>(0))
         && !decide::is_dns_server(config, &seen.destination, seen.ports[1])
         && is_own(config, &seen.source)
 }
@@ -144,7 +144,7 @@ fn read6(skb: Skb, available: u32) -> Option<Seen> {
 
 /// The ports of a packet that neither begins nor ends anything, and whose lengths are as they should be.
 #[inline(always)]
-fn ports(skb: Skb, at: usize, protocol: u8, payload: u32) -> Option<[Port; 2]> {
+fn ports(skb: Skb, at: usize, protocol: u8, payload: u32) -> Option<[u16; 2]> {
     match protocol {
         TCP => {
             let frame = linear(skb, at + TCP_HEADER)?;
