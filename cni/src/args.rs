@@ -1,11 +1,22 @@
 //! The command line of the installer.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::install::{self, Place};
+use crate::{
+    install::{self, Place},
+    stop::Stop,
+};
+
+/// Between two looks whether an enforcer listens.
+const PAUSE: Duration = Duration::from_millis(200);
 
 const EXAMPLES: &str = "Examples:
   nameward-cni install                    chain the plugin behind this node's CNI, once
@@ -27,7 +38,7 @@ struct Arguments {
 enum Task {
     /// Put the plugin into place, with a configuration that chains it behind this node's CNI
     Install(Install),
-    /// Take the configuration away; the program stays for pods that were started with it. End `install --watch` first
+    /// Take the configuration away; the program stays for pods that were started with it. End `install --watch` before
     Uninstall(Uninstall),
 }
 
@@ -57,6 +68,9 @@ struct Install {
     /// Go on, and write the configuration again whenever the CNI writes its own
     #[arg(long)]
     watch: bool,
+    /// Do nothing before an enforcer listens, so that a node on which none can start goes on without it
+    #[arg(long)]
+    await_enforcer: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +80,12 @@ struct Uninstall {
     /// Remove the program, too; pods that were started with it can then not be stopped cleanly
     #[arg(long)]
     binary: bool,
+    /// Wait so long for `install --watch` to end, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
+    /// Stay until SIGTERM: for a container that may not end by itself
+    #[arg(long)]
+    stay: bool,
 }
 
 /// Does what the command line says.
@@ -84,13 +104,34 @@ fn perform(task: Task) -> Result<()> {
         Task::Install(arguments) => {
             let place = Place::new(arguments.folders.conf_dir, arguments.folders.bin_dir);
             let entry = install::entry(&arguments.socket, arguments.timeout, &arguments.exempt_when_down);
-            Ok(install::install(&place, &entry, arguments.watch)?)
+            let stop = Stop::listen()?;
+            if arguments.await_enforcer && !enforcer_listens(&arguments.socket, &stop)? {
+                return Ok(());
+            }
+            Ok(install::install(&place, &entry, arguments.watch.then_some(&stop))?)
         }
         Task::Uninstall(arguments) => {
             let place = Place::new(arguments.folders.conf_dir, arguments.folders.bin_dir);
-            Ok(install::uninstall(&place, arguments.binary)?)
+            let stop = arguments.stay.then(Stop::listen).transpose()?;
+            install::uninstall(&place, arguments.binary, Duration::from_secs(arguments.wait))?;
+            stop.map_or(Ok(()), |stop| Ok(stop.wait()?))
         }
     }
+}
+
+/// Waits until somebody listens; a signal says not to wait any longer.
+fn enforcer_listens(socket: &Path, stop: &Stop) -> Result<bool> {
+    let mut told = false;
+    while UnixStream::connect(socket).is_err() {
+        if !told {
+            eprintln!("nameward-cni: waiting for an enforcer at {}", socket.display());
+        }
+        told = true;
+        if stop.within(PAUSE)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

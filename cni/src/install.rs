@@ -5,6 +5,7 @@
 //! ends and over reboots: pods that start before the enforcer wait for it instead of being unguarded.
 
 mod conflist;
+mod lock;
 mod watch;
 
 use std::{
@@ -13,10 +14,13 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::stop::Stop;
 
 /// Name of the program in the folder of plugins, and `type` of its entry in a conflist.
 pub(crate) const PLUGIN: &str = "nameward-cni";
@@ -40,6 +44,11 @@ pub(crate) enum InstallError {
     /// Another file would be taken in place of ours.
     #[error("{0} sorts before {CONFLIST}, and runtimes take the first: rename it, so that it sorts later")]
     NotFirst(PathBuf),
+    /// Somebody would write it again.
+    #[error(
+        "`nameward-cni install --watch` keeps {0} and would write it again: end it, or wait for its end with --wait"
+    )]
+    Watched(PathBuf),
 }
 
 /// The folders of a node.
@@ -93,12 +102,12 @@ pub(crate) fn entry(socket: &Path, timeout_seconds: u64, exempt: &[String]) -> V
 }
 
 /// The program first, so that no configuration names what is not there; then the configuration, and with `watch` again
-/// whenever it has to be another.
-pub(crate) fn install(place: &Place, entry: &Value, watch: bool) -> Result<(), InstallError> {
+/// whenever it has to be another, until a signal.
+pub(crate) fn install(place: &Place, entry: &Value, watch: Option<&Stop>) -> Result<(), InstallError> {
     let own = env::current_exe().map_err(file_error("find", Path::new(PLUGIN)))?;
     install_program(&own, &place.bin)?;
-    if watch {
-        return watch::watch(place, entry);
+    if let Some(stop) = watch {
+        return watch::watch(place, entry, stop);
     }
     match refresh(place, entry)? {
         Written::Unchanged => eprintln!("nameward-cni: {} is up to date", place.conflist().display()),
@@ -125,8 +134,10 @@ pub(crate) fn refresh(place: &Place, entry: &Value) -> Result<Written, InstallEr
     Ok(Written::From(cni))
 }
 
-/// Our configuration goes first; after that no new sandbox needs the program, but old ones are taken down by it.
-pub(crate) fn uninstall(place: &Place, binary: bool) -> Result<(), InstallError> {
+/// Our configuration goes first; after that no new sandbox needs the program, but old ones are taken down by it. An
+/// installer that watches is waited for.
+pub(crate) fn uninstall(place: &Place, binary: bool, wait: Duration) -> Result<(), InstallError> {
+    let _alone = lock::alone(place, wait)?;
     remove(&place.conflist())?;
     let program = place.bin.join(PLUGIN);
     if binary {

@@ -93,12 +93,12 @@ fn uninstalling_leaves_the_program_to_pods_that_need_it() {
     node.write("10-net.conflist", CNI);
     install_program(Path::new("/proc/self/exe"), &node.place.bin).unwrap();
     node.refresh().unwrap();
-    uninstall(&node.place, false).unwrap();
+    uninstall(&node.place, false, Duration::ZERO).unwrap();
     assert!(!node.place.conflist().exists() && node.place.bin.join(PLUGIN).exists());
     assert!(node.place.conf.join("10-net.conflist").exists());
-    uninstall(&node.place, true).unwrap();
+    uninstall(&node.place, true, Duration::ZERO).unwrap();
     assert!(!node.place.bin.join(PLUGIN).exists());
-    uninstall(&node.place, true).unwrap();
+    uninstall(&node.place, true, Duration::ZERO).unwrap();
 }
 
 /// A file that is executed cannot be written to ("text file busy").
@@ -144,7 +144,8 @@ fn start(node: &Node) -> Started {
 #[test]
 fn watches_when_it_is_told_to() {
     let Some(folder) = env::var_os("NAMEWARD_TEST_WATCH").map(PathBuf::from) else { return };
-    watch::watch(&Place::new(folder.join("net.d"), folder.join("bin")), &ours()).unwrap();
+    let stop = Stop::listen().unwrap();
+    watch::watch(&Place::new(folder.join("net.d"), folder.join("bin")), &ours(), &stop).unwrap();
 }
 
 #[test]
@@ -166,4 +167,25 @@ fn a_cni_may_rewrite_remove_and_break_its_configuration() {
     wait_until("the next CNI is chained", || node.plugins() == ["macvlan", PLUGIN]);
     drop(watching);
     assert_eq!(node.plugins(), ["macvlan", PLUGIN], "it stays when the installer is killed");
+}
+
+/// What is taken away while an installer watches would be back at once.
+#[test]
+fn uninstalling_waits_for_the_installer_that_watches() {
+    let node = Node::new("watched");
+    node.write("10-net.conflist", CNI);
+    let mut watching = start(&node);
+    wait_until("it is chained", || node.plugins() == ["ptp", PLUGIN]);
+    let refused = uninstall(&node.place, false, Duration::ZERO).unwrap_err();
+    assert!(matches!(refused, InstallError::Watched(_)), "{refused}");
+    assert_eq!(node.plugins(), ["ptp", PLUGIN]);
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| uninstall(&node.place, false, Duration::from_secs(30)));
+        let watcher = i32::try_from(watching.0.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(watcher), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        waits.join().unwrap().unwrap();
+    });
+    watching.0.wait().unwrap();
+    assert!(!node.place.conflist().exists());
 }

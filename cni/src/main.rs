@@ -10,6 +10,7 @@ mod failure;
 mod install;
 mod plugin;
 mod sandbox;
+mod stop;
 
 use std::{env, io, process::ExitCode};
 

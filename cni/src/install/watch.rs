@@ -13,22 +13,25 @@ use rustix::{
 };
 use serde_json::Value;
 
-use super::{InstallError, Place, Written, file_error, refresh};
+use super::{InstallError, Place, Written, file_error, lock, refresh};
+use crate::stop::Stop;
 
 /// Changes are looked for this often also when the kernel reports none: it drops reports when they are too many.
 const AT_LEAST_EVERY: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 /// A CNI that writes its file in several steps is read when it has rested for this long.
 const REST: Duration = Duration::from_millis(20);
 
-/// Never returns but by an error of the folder itself. A folder that does not exist yet is made, so that it can be watched.
-pub(super) fn watch(place: &Place, entry: &Value) -> Result<(), InstallError> {
+/// Returns at a signal, or by an error of the folder itself. A folder that does not exist yet is made, so that it can be watched.
+pub(super) fn watch(place: &Place, entry: &Value, stop: &Stop) -> Result<(), InstallError> {
     fs::create_dir_all(&place.conf).map_err(file_error("make", &place.conf))?;
     let changes = Changes::new().map_err(file_error("watch", &place.conf))?;
+    let mut _held;
     eprintln!("nameward-cni: watching {}", place.conf.display());
     let mut last = String::new();
     loop {
         // Each time: a folder that was removed and made anew is another one. Before looking, so that nothing is missed.
         changes.of(&place.conf).map_err(file_error("watch", &place.conf))?;
+        _held = lock::shared(place)?;
         let said = match refresh(place, entry) {
             Ok(Written::Unchanged) => String::new(),
             Ok(Written::From(cni)) => {
@@ -41,12 +44,21 @@ pub(super) fn watch(place: &Place, entry: &Value) -> Result<(), InstallError> {
             eprintln!("nameward-cni: {said}");
         }
         last = said;
-        changes.wait().map_err(file_error("watch", &place.conf))?;
+        if changes.wait(stop).map_err(file_error("watch", &place.conf))? == Waited::Stop {
+            return Ok(());
+        }
     }
 }
 
 fn describe(error: &InstallError) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// What was waited for.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    Look,
+    Stop,
 }
 
 /// Changes of folders, as the kernel reports them.
@@ -70,14 +82,18 @@ impl Changes {
         Ok(())
     }
 
-    /// Returns after a change and a rest, or when it is time to look anyway.
-    fn wait(&self) -> io::Result<()> {
-        match poll(&mut [PollFd::new(&self.reports, PollFlags::IN)], Some(&AT_LEAST_EVERY)) {
+    /// Returns after a change and a rest, when it is time to look anyway, or at a signal.
+    fn wait(&self, stop: &Stop) -> io::Result<Waited> {
+        let mut polled = [PollFd::new(&self.reports, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        match poll(&mut polled, Some(&AT_LEAST_EVERY)) {
             Err(rustix::io::Errno::INTR) | Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
+        if polled[1].revents().contains(PollFlags::IN) {
+            return Ok(Waited::Stop);
+        }
         std::thread::sleep(REST);
-        self.forget()
+        self.forget().map(|()| Waited::Look)
     }
 
     /// Which file it was does not matter: all are looked at.
