@@ -31,7 +31,7 @@ const RUN: &str = "/run/nameward";
 #[command(name = "nameward-enforcer", version)]
 pub struct Options {
     /// Endpoints, policies and settings (YAML)
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["remove", "kubernetes"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["remove", "kubernetes", "prepare_for", "uninstall"])]
     pub config: Option<PathBuf>,
 
     /// Guard the pods of this Kubernetes node by the EgressPolicies of the cluster
@@ -111,6 +111,20 @@ pub struct Options {
     /// Take every program, map, pin, link and file of ours away, and end
     #[arg(long)]
     pub remove: bool,
+
+    /// Wait so long for another process that enforces to end before --remove, in seconds
+    #[arg(long, value_name = "SECONDS", requires = "remove", default_value_t = 0)]
+    pub wait: u64,
+
+    /// Make a node ready for a resolver that runs as this user, and end
+    ///
+    /// Mounts the BPF file system where there is none, and makes the folder of --feed, which belongs to the user then.
+    #[arg(long, value_name = "UID", conflicts_with_all = ["remove", "kubernetes", "config"])]
+    pub prepare_for: Option<u32>,
+
+    /// Take Nameward off the nodes of a cluster, in order, and end: what the chart starts before it is uninstalled
+    #[arg(long, hide = true, requires = "own_namespace", conflicts_with_all = ["remove", "kubernetes", "config", "prepare_for"])]
+    pub uninstall: bool,
 
     /// A mounted BPF file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]

@@ -6,7 +6,9 @@
 mod cluster;
 mod follow;
 mod node;
+mod prepare;
 mod removal;
+mod uninstall;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
@@ -30,7 +32,12 @@ use crate::{
 pub fn main() -> ExitCode {
     let options = Options::parse();
     log::start(options.log);
-    let done = if options.remove { removal::remove(&options) } else { start(&options) };
+    let done = match options.prepare_for {
+        Some(user) => prepare::prepare(&options, user),
+        None if options.remove => removal::remove(&options),
+        None if options.uninstall => uninstall::uninstall(&options),
+        None => start(&options),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

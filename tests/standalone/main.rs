@@ -11,6 +11,7 @@ mod files;
 mod input;
 mod latency;
 mod long_caches;
+mod nodes;
 mod pair;
 mod pair_lab;
 mod prometheus;

@@ -50,6 +50,13 @@ impl Snapshot {
         Self { version: VERSION, node: node.into(), ..Self::default() }
     }
 
+    /// Whether a file is one of these, of whatever node.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        let is_json = path.extension().is_some_and(|ending| ending == "json");
+        is_json && fs::read(path).is_ok_and(|text| serde_json::from_slice::<Self>(&text).is_ok())
+    }
+
     /// Reads a file; none when there is none, or none of this node that is understood.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ pub(super) async fn begin(
     Ok(())
 }
 
-async fn connect(options: &Options) -> Result<Client> {
+pub(super) async fn connect(options: &Options) -> Result<Client> {
     let config = match &options.kubeconfig {
         Some(file) => {
             let kubeconfig = Kubeconfig::read_from(file)
