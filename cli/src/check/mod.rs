@@ -4,6 +4,7 @@
 
 mod caddyfile;
 mod corefile;
+mod node;
 mod report;
 
 use std::{fs, io::Read, path::Path, process::ExitCode};
@@ -37,6 +38,12 @@ A Corefile that passes, without a cache and with one (--scope name):
 Exit status:
   0 when nothing has to be changed (there may be warnings), 1 when something has, 125 when the file cannot be read.";
 
+const NODE_ABOUT: &str = "\
+Check whether Nameward can guard the pods of this Kubernetes node
+
+Says which row of docs/platforms.md the node is: its kernel, what is mounted, and which CNI makes the interfaces of its pods. \
+Run it on the node. Exit status: 0 when nothing has to be changed (there may be warnings), 1 when something has.";
+
 /// What can be checked.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Check {
@@ -44,6 +51,9 @@ pub(crate) enum Check {
     #[command(long_about = COREFILE_ABOUT, after_help = "Try --help for examples.")]
     #[command(after_long_help = COREFILE_EXAMPLES)]
     Corefile(Corefile),
+    /// Check whether Nameward can guard the pods of this Kubernetes node
+    #[command(long_about = NODE_ABOUT)]
+    Node(Node),
 }
 
 /// Arguments of `nameward check corefile`.
@@ -60,6 +70,18 @@ pub(crate) struct Corefile {
     /// Whom nameward-resolver grants names to, as its own --scope says
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Endpoint)]
     scope: Scope,
+
+    /// Form of the findings
+    #[arg(long, short, value_enum, value_name = "FORM", default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Arguments of `nameward check node`.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// Where the container runtime reads CNI configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    cni_conf_dir: std::path::PathBuf,
 
     /// Form of the findings
     #[arg(long, short, value_enum, value_name = "FORM", default_value_t = Output::Text)]
@@ -94,6 +116,10 @@ pub(crate) fn run(check: &Check) -> Result<ExitCode> {
             let findings = corefile::check(&text, &terms)
                 .with_context(|| format!("{} is no Corefile", arguments.file.display()))?;
             report::print(&arguments.file, &findings, arguments.output)
+        }
+        Check::Node(arguments) => {
+            let findings = node::judge(&node::Facts::read(&arguments.cni_conf_dir)?);
+            report::print(Path::new("node"), &findings, arguments.output)
         }
     }
 }
