@@ -2,23 +2,9 @@
 
 use nameward_test_support::wait_until;
 
-use crate::pods::{Container, SOON, World, pod_of};
+use crate::pods::{Container, SOON, World, names, pod_of, policy};
 
-const WEB: &str = "{protocol: TCP, port: 80}";
 const RULES: &[&str] = &["egresspolicy", "rules"];
-
-/// The policy `rules` of a namespace that isolates what is labelled `app: runner`.
-pub(crate) fn policy(namespace: &str, egress: &str) -> String {
-    format!(
-        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{namespace: {namespace}, name: rules}}\nspec:\n  \
-         podSelector: {{matchLabels: {{app: runner}}}}\n  egress: {egress}\n"
-    )
-}
-
-/// One rule of names, for port 80.
-pub(crate) fn names(names: &str) -> String {
-    format!("[{{name: web, to: [{{domainNames: [{names}]}}], ports: [{WEB}]}}]")
-}
 
 /// A policy of the cluster.
 fn guardrail(name: &str, namespaces: &str, rest: &str) -> String {

@@ -3,37 +3,18 @@
 use nameward_test_support::{cluster::Part, wait_until};
 use serde_json::json;
 
-use crate::{
-    guarding::{names, policy},
-    pods::{Container, Pod, SOON, START, World, pod_of, spec_of},
-};
-
-/// Asks once in a moment over one connection, and writes down the answers.
-const KEEPS_ASKING: &str = "mkfifo /tmp/in; nc 203.0.113.10 80 < /tmp/in > /tmp/out & exec 3> /tmp/in; \
-                            while printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; do sleep 0.2; done";
-
-fn answers(pod: &Pod<'_>) -> usize {
-    pod.exec(&["grep", "-c", "hello from", "/tmp/out"]).ok().and_then(|count| count.parse().ok()).unwrap_or(0)
-}
-
-#[track_caller]
-fn goes_on(pod: &Pod<'_>, when: &str) {
-    let before = answers(pod);
-    wait_until(&format!("the live connection goes on {when}"), SOON, || {
-        (answers(pod) > before + 3).then_some(())
-    });
-}
+use crate::pods::{Container, KEEPS_ASKING, SOON, START, World, names, pod_of, policy, spec_of};
 
 // R11: live TCP connections of a pod that runs go on under its first policy.
 pub(crate) fn a_first_policy_keeps_live_connections(world: &World) {
     world.namespace("first", "");
     world.apply(&pod_of("first", "runner", "app: runner", &[], &Container::shell(KEEPS_ASKING)));
     let pod = world.running("first", "runner");
-    goes_on(&pod, "without any policy");
+    pod.goes_on("without any policy");
     pod.reaches("http://203.0.113.10/");
     world.apply(&policy("first", &names("allowed.example")));
     pod.is_refused("http://203.0.113.10/");
-    goes_on(&pod, "under a first policy");
+    pod.goes_on("under a first policy");
     pod.reaches("http://allowed.example/");
     pod.is_refused("http://203.0.113.10/");
     world.kubectl("delete namespace first --wait=false");
@@ -53,14 +34,14 @@ pub(crate) fn both_processes_killed(world: &World) {
             node.kill(*part).unwrap();
             wait_until("it is dead", SOON, || (!node.machine().runs(part.name())).then_some(()));
         }
-        goes_on(&pod, "without them");
+        pod.goes_on("without them");
         pod.exec(&["curl", "-sS", "--max-time", "5", "http://198.51.100.10/"])
             .expect("what was granted stays granted");
         pod.may_not("http://203.0.113.11/");
         parts.iter().for_each(|part| node.start(*part).unwrap());
         pod.reaches("http://allowed.example/");
         pod.may_not("http://203.0.113.11/");
-        goes_on(&pod, "with them again");
+        pod.goes_on("with them again");
     }
     world.kubectl("delete namespace killed --wait=false");
 }

@@ -19,6 +19,10 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) const START: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
 const IMAGE: &str = "nameward.test/tools:1";
+const WEB: &str = "{protocol: TCP, port: 80}";
+/// Asks once in a moment over one connection, and writes down the answers.
+pub(crate) const KEEPS_ASKING: &str = "mkfifo /tmp/in; nc 203.0.113.10 80 < /tmp/in > /tmp/out & exec 3> /tmp/in; \
+                            while printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; do sleep 0.2; done";
 
 /// The cluster and the internet.
 pub(crate) struct World {
@@ -28,6 +32,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(Kind::Whole)
+    }
+
+    /// With a cluster of this kind.
+    pub(crate) fn of(kind: Kind) -> Result<Self> {
         let internet = SmallInternet::new()?;
         let far = internet.internet();
         far.output("nft", &["add", "table", "ip", "seen"])?;
@@ -36,7 +45,7 @@ impl World {
             &["add", "chain", "ip", "seen", "in", "{ type filter hook prerouting priority 0; }"],
         )?;
         let name = format!("nwt{}", std::process::id());
-        let options = ClusterOptions { kind: Kind::Whole, name, nodes: 2, dns: internet.dns() };
+        let options = ClusterOptions { kind, name, nodes: 2, dns: internet.dns() };
         let cluster = Cluster::up(&options, Some(&internet))?;
         Ok(Self { cluster, internet })
     }
@@ -108,6 +117,19 @@ impl World {
             node: self.cluster.nodes().iter().position(|node| node.name() == on).unwrap(),
         }
     }
+}
+
+/// The policy `rules` of a namespace that isolates what is labelled `app: runner`.
+pub(crate) fn policy(namespace: &str, egress: &str) -> String {
+    format!(
+        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{namespace: {namespace}, name: rules}}\nspec:\n  \
+         podSelector: {{matchLabels: {{app: runner}}}}\n  egress: {egress}\n"
+    )
+}
+
+/// One rule of names, for port 80.
+pub(crate) fn names(names: &str) -> String {
+    format!("[{{name: web, to: [{{domainNames: [{names}]}}], ports: [{WEB}]}}]")
 }
 
 /// What a container does, and on which node.
@@ -209,5 +231,20 @@ impl Pod<'_> {
     pub(crate) fn is_refused(&self, url: &str) {
         let said = wait_until(&format!("{} is refused {url}", self.name), SOON, || self.fetch(url).err());
         assert!(said.starts_with("curl:"), "{} asks for {url}: {said:?}", self.name);
+    }
+
+    /// Answers that [`KEEPS_ASKING`] has had.
+    fn answers(&self) -> usize {
+        let count = self.exec(&["grep", "-c", "hello from", "/tmp/out"]);
+        count.ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether [`KEEPS_ASKING`] still has answers.
+    #[track_caller]
+    pub(crate) fn goes_on(&self, when: &str) {
+        let before = self.answers();
+        wait_until(&format!("the live connection goes on {when}"), SOON, || {
+            (self.answers() > before + 3).then_some(())
+        });
     }
 }

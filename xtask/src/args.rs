@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench, build, demo, fuzz, lint,
+    bench, build, demo, fuzz, images, lint,
     setup::{self, Stage},
     test,
     workspace::Workspace,
@@ -42,6 +42,8 @@ enum Task {
     Demo,
     /// A real Kubernetes with Nameward on this machine: up, down, status, load
     Cluster(demo::Words),
+    /// Make images of the programs, as archives that `ctr images import` and a registry's tools take
+    Images(images::Words),
     /// Measure, print a table, write target/bench/NAME.json
     Bench {
         /// What to measure; without a name, the measurements there are
@@ -80,6 +82,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test(selection) => test::test(&workspace, &selection),
         Task::Fuzz(selection) => fuzz::fuzz(&workspace, &selection),
         Task::Cluster(words) => demo::cluster(&workspace, &words),
+        Task::Images(words) => images::images(&workspace, &words),
         Task::Demo => demo::demo(&workspace),
         Task::Bench { name, options } => bench::bench(&workspace, name.as_deref(), &options),
         Task::CleanUp => demo::clean_up(&workspace),

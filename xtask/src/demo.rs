@@ -29,7 +29,7 @@ pub(crate) fn demo(workspace: &Workspace) -> Result<()> {
 
 /// Builds what a cluster consists of, Kubernetes once, and becomes the program that makes one.
 pub(crate) fn cluster(workspace: &Workspace, words: &Words) -> Result<()> {
-    start(workspace, Stage::Cluster, "cluster", &go::CLUSTER, &words.words)
+    start(workspace, Stage::Cluster, "cluster", go::CLUSTER, &words.words)
 }
 
 /// Removes namespaces, cgroups, pins and files of tests and demos whose process is gone.

@@ -61,8 +61,12 @@ fn documentation(workspace: &Workspace) -> Result<()> {
 }
 
 /// Programs that write committed files; each says with `--check` whether it would write others.
-const GENERATORS: [(&str, &str); 3] =
-    [("nameward-crds", "crdgen"), ("nameward-api", "openapigen"), ("nameward-tests", "metricsgen")];
+const GENERATORS: [(&str, &str); 4] = [
+    ("nameward-crds", "crdgen"),
+    ("nameward-api", "openapigen"),
+    ("nameward-tests", "metricsgen"),
+    ("nameward-tests", "chartgen"),
+];
 
 fn generated_files(workspace: &Workspace) -> Result<()> {
     for (package, program) in GENERATORS {

@@ -9,6 +9,7 @@ mod build;
 mod command;
 mod demo;
 mod fuzz;
+mod images;
 mod licences;
 mod lint;
 #[cfg(test)]

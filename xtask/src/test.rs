@@ -84,8 +84,9 @@ fn levels(workspace: &Workspace) -> Vec<String> {
 /// Programs in Go that a level runs.
 fn go_programs(level: &str) -> &'static [&'static str] {
     match level {
-        "cluster" => &go::CLUSTER,
+        "cluster" => go::CLUSTER,
         "forward" => &["coredns"],
+        "helm" => &go::HELM,
         "kubernetes" => &["kube-apiserver", "kubectl"],
         _ => &[],
     }

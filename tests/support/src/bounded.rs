@@ -18,6 +18,7 @@ use nix::{
 use crate::patient;
 
 const STEP: Duration = Duration::from_millis(2);
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long output may stay open after the command has ended: something that it started may hold it.
 const REST: Duration = Duration::from_secs(2);
 
@@ -28,6 +29,19 @@ const REST: Duration = Duration::from_secs(2);
 /// wrote is in the text.
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output> {
     finish(start(command)?, limit)
+}
+
+/// Runs a command that must succeed within a minute, and returns what it wrote.
+///
+/// # Errors
+/// When it fails, with what it wrote.
+pub(crate) fn checked(command: &mut Command) -> Result<String> {
+    let output = output_within(command, LIMIT)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).trim().to_owned();
+        bail!("{command:?}: {}: {said}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Starts a command for [`finish`], in a process group of its own: signals of the terminal do not reach it.

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! [`FakeDns`] is a scripted upstream, [`CgroupGuard`] a cgroup of one's own, [`wait_until`] waits for an event
-//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`cluster`] a whole Kubernetes, [`program`] finds the product's programs, [`unpacked`]
+//! with a deadline, [`output_within`] runs a command with one, [`Daemon`] is a process that serves until it is dropped, [`cluster`] a whole Kubernetes, [`images`] makes images of programs, [`program`] finds the product's programs, [`unpacked`]
 //! what `cargo xtask setup` keeps unpacked.
 //! It contains nothing of the product, so that no test of it can agree with itself.
 
@@ -32,6 +32,7 @@ mod daemon;
 mod fake_dns;
 mod foreign;
 mod http;
+pub mod images;
 mod internet;
 mod leftovers;
 mod name_server;

@@ -5,8 +5,8 @@ use std::{fs, process::Command};
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use super::{Cluster, ClusterOptions, Kind, Machine, folder, machine::checked, tool};
-use crate::SmallInternet;
+use super::{Cluster, ClusterOptions, Kind, Machine, folder, tool};
+use crate::{SmallInternet, bounded::checked};
 
 /// The bridge of the machines, and control's address on it.
 pub(super) const BRIDGE: &str = "nodes";
@@ -82,7 +82,7 @@ pub(super) fn start(control: &Machine, options: &ClusterOptions) -> Result<()> {
         fs::write(all.join(format!("{token}.conf")), kubeconfig(control, &format!("{token}-of-a-test"))?)?;
     }
     match options.kind {
-        Kind::Whole => start_managers(control),
+        Kind::Whole | Kind::Plain => start_managers(control, options.kind),
         Kind::Api => Ok(()),
     }
 }
@@ -135,7 +135,7 @@ fn start_server(control: &Machine) -> Result<()> {
     control.serve("kube-apiserver", &tool("kube-apiserver")?, &words)
 }
 
-fn start_managers(control: &Machine) -> Result<()> {
+fn start_managers(control: &Machine, kind: Kind) -> Result<()> {
     let all = folder(control.cluster());
     let path = |name: &str| all.join(name).display().to_string();
     let mut manager = texts(["--leader-elect=false", "--bind-address=127.0.0.1", "--profiling=false"]);
@@ -148,6 +148,10 @@ fn start_managers(control: &Machine) -> Result<()> {
         "--use-service-account-credentials=true".to_owned(),
         format!("--root-ca-file={}", path("control/certificates/apiserver.crt")),
     ]);
+    if kind == Kind::Plain {
+        // What its tests do with nodes that are down need not wait for long; kubelets say every ten seconds that they live.
+        manager.push("--node-monitor-grace-period=25s".to_owned());
+    }
     control.serve("kube-controller-manager", &tool("kube-controller-manager")?, &manager)?;
     control.serve("kube-scheduler", &tool("kube-scheduler")?, &scheduler)
 }

@@ -13,14 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{PREFIX, folder};
-use crate::{leftovers::lives, output_within};
+use crate::{bounded::checked, leftovers::lives};
 
 /// The first process of a machine; its argument is the machine's folder.
 const INIT: &str = include_str!("init.sh");
@@ -306,13 +306,4 @@ fn detached(command: &mut Command, log: &Path) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
-}
-
-pub(super) fn checked(command: &mut Command) -> Result<String> {
-    let output = output_within(command, LIMIT)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).trim().to_owned();
-        bail!("{command:?}: {}: {said}", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -35,9 +35,8 @@ use serde_json::Value;
 
 pub use self::{
     control::SERVER,
-    images::Image,
     machine::{MARK, Machine},
-    node::{Node, Part},
+    node::{CNI_CONFIGURATIONS, CNI_PROGRAMS, Node, Part},
 };
 use crate::{SmallInternet, output_within, patient};
 
@@ -45,6 +44,8 @@ use crate::{SmallInternet, output_within, patient};
 pub(crate) const PREFIX: &str = "nwc-";
 /// How long a command of kubectl may take.
 const KUBECTL: Duration = Duration::from_secs(60);
+/// How long one of Helm may take, which waits for what it installs.
+const HELM: Duration = Duration::from_secs(300);
 /// How long nodes and the DNS of the cluster may take to be ready.
 const READY: Duration = Duration::from_secs(180);
 const STEP: Duration = Duration::from_millis(200);
@@ -56,6 +57,8 @@ const END: Duration = Duration::from_secs(60);
 pub enum Kind {
     /// All of it.
     Whole,
+    /// All of it, without Nameward.
+    Plain,
     /// The API server. Nodes have Nameward and nothing else; who needs a pod makes its namespace and its object.
     Api,
 }
@@ -101,13 +104,18 @@ impl Cluster {
             cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|text| text == "ok")
         })?;
         // Namespaces that every cluster has are made a moment after the API server is ready.
-        cluster.wait_for("Nameward's objects", |cluster| {
-            let applied =
-                cluster.apply_files(&["crds/generated", "deploy/rbac.yaml", "deploy/admission-policy.yaml"]);
-            applied.inspect_err(|error| eprintln!("{error:#}")).is_ok()
-        })?;
+        if options.kind != Kind::Plain {
+            cluster.wait_for("Nameward's objects", |cluster| {
+                let applied = cluster.apply_files(&[
+                    "crds/generated",
+                    "deploy/rbac.yaml",
+                    "deploy/admission-policy.yaml",
+                ]);
+                applied.inspect_err(|error| eprintln!("{error:#}")).is_ok()
+            })?;
+        }
         let dns = match options.kind {
-            Kind::Whole => control::DNS.to_owned(),
+            Kind::Whole | Kind::Plain => control::DNS.to_owned(),
             Kind::Api => options.dns.to_string(),
         };
         for number in 1..=options.nodes {
@@ -118,7 +126,7 @@ impl Cluster {
             cluster.nodes.push(node);
         }
         match options.kind {
-            Kind::Whole => cluster.start_nodes(options.dns)?,
+            Kind::Whole | Kind::Plain => cluster.start_nodes(options)?,
             Kind::Api => cluster.start_bare_nodes()?,
         }
         Ok(cluster)
@@ -180,6 +188,24 @@ impl Cluster {
         String::from_utf8(output.stdout).context("output of kubectl")
     }
 
+    /// Runs Helm as the administrator, and returns what it wrote to standard output.
+    ///
+    /// # Errors
+    /// When it fails, with what it wrote.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.control.command(tool("helm")?);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        let place = folder(&self.name).join("helm");
+        for kind in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(kind, &place);
+        }
+        let output = output_within(&mut command, HELM)?;
+        if !output.status.success() {
+            bail!("helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        String::from_utf8(output.stdout).context("output of helm")
+    }
+
     /// An object, or a list of them.
     ///
     /// # Errors
@@ -236,17 +262,19 @@ impl Cluster {
             .is_ok_and(|text| text.split_whitespace().collect::<Vec<_>>() == wanted)
     }
 
-    fn start_nodes(&self, dns: IpAddr) -> Result<()> {
+    fn start_nodes(&self, options: &ClusterOptions) -> Result<()> {
         let images = images::build(&folder(&self.name).join("images"))?;
-        let enforcer = control::kubeconfig(&self.control, &self.enforcer_token()?)?;
         self.nodes.iter().try_for_each(Node::start_runtime)?;
         for node in &self.nodes {
             node.import(&images)?;
             node.start_kubernetes(&self.control)?;
-            node.start_nameward(&enforcer)?;
-            node.install_plugin()?;
+            node.install_cni()?;
+            if options.kind == Kind::Whole {
+                node.start_nameward(&control::kubeconfig(&self.control, &self.enforcer_token()?)?)?;
+                node.install_plugin()?;
+            }
         }
-        self.apply(&manifests::dns(dns))?;
+        self.apply(&manifests::dns(options.dns))?;
         self.wait_for("all nodes", Self::has_ready_nodes)?;
         self.wait_for("the cluster's DNS", |cluster| {
             let path = "jsonpath={.status.availableReplicas}";
@@ -338,7 +366,10 @@ pub fn remove(name: &str) -> Result<()> {
 }
 
 /// A program that `cargo xtask setup` installs or builds.
-pub(crate) fn tool(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is missing.
+pub fn tool(name: &str) -> Result<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&search).chain(["/usr/sbin".into(), "/sbin".into()]);
     let mut found = folders.map(|folder| folder.join(name)).filter(|path| path.is_file());

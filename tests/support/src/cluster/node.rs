@@ -15,16 +15,19 @@ use super::{
     control::{BRIDGE, DNS, texts},
     folder,
     images::PAUSE,
-    machine::checked,
     tool,
 };
-use crate::{program, wait_until};
+use crate::{bounded::checked, program, wait_until};
 
 /// A file of a node's folder with the address of the DNS that its pods mean.
 pub(super) const DNS_FILE: &str = "dns";
 const RUNTIME: &str = "/run/containerd/containerd.sock";
 const API: &str = "/run/nameward/api.sock";
 const FEED: &str = "unix:/run/nameward/feed";
+/// Where the container runtime of a node reads CNI configurations, and where it finds CNI plugins first.
+pub const CNI_CONFIGURATIONS: &str = "/run/cni/net.d";
+/// See [`CNI_CONFIGURATIONS`].
+pub const CNI_PROGRAMS: &str = "/run/cni/bin";
 
 /// A process of Nameward on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +96,11 @@ impl Node {
     /// Starts containerd.
     pub(super) fn start_runtime(&self) -> Result<()> {
         let place = self.machine.folder();
-        for folder in ["cni", "plugins", "containerd", "kubelet"] {
+        for folder in ["containerd", "kubelet"] {
             fs::create_dir_all(place.join(folder))?;
+        }
+        for folder in [CNI_CONFIGURATIONS, CNI_PROGRAMS] {
+            fs::create_dir_all(self.machine.path(folder))?;
         }
         let file = place.join("containerd.toml");
         fs::write(&file, runtime_configuration(&place))?;
@@ -131,6 +137,17 @@ impl Node {
 
     /// Starts kubelet and kube-proxy.
     pub(super) fn start_kubernetes(&self, control: &Machine) -> Result<()> {
+        self.start_kubelet(control)?;
+        let proxy = self.machine.folder().join("proxy.yaml");
+        fs::write(&proxy, self.proxy_configuration())?;
+        self.machine.serve("kube-proxy", &tool("kube-proxy")?, &[format!("--config={}", proxy.display())])
+    }
+
+    /// Starts kubelet.
+    ///
+    /// # Errors
+    /// When its program is missing.
+    pub fn start_kubelet(&self, control: &Machine) -> Result<()> {
         let place = self.machine.folder();
         let path = |name: &str| place.join(name).display().to_string();
         fs::write(
@@ -147,9 +164,7 @@ impl Node {
             format!("--hostname-override={}", self.name()),
             format!("--node-ip={}", self.address()),
         ];
-        self.machine.serve("kubelet", &tool("kubelet")?, &words)?;
-        fs::write(place.join("proxy.yaml"), self.proxy_configuration())?;
-        self.machine.serve("kube-proxy", &tool("kube-proxy")?, &[format!("--config={}", path("proxy.yaml"))])
+        self.machine.serve("kubelet", &tool("kubelet")?, &words)
     }
 
     /// Starts resolver and enforcer; `kubeconfig` is that of the enforcer's account.
@@ -228,13 +243,16 @@ impl Node {
         Ok(serde_json::from_str(&self.cni_configuration())?)
     }
 
-    /// Writes a CNI's configuration, and has `nameward-cni` chain itself behind it.
+    /// Writes a CNI's configuration.
+    pub(super) fn install_cni(&self) -> Result<()> {
+        let file = self.machine.path(CNI_CONFIGURATIONS).join("10-ptp.conflist");
+        Ok(fs::write(file, self.cni_configuration())?)
+    }
+
+    /// Has `nameward-cni` chain itself behind the CNI.
     pub(super) fn install_plugin(&self) -> Result<()> {
-        let place = self.machine.folder();
-        fs::write(place.join("cni/10-ptp.conflist"), self.cni_configuration())?;
-        let folders = [place.join("cni"), place.join("plugins")];
         let mut command = self.machine.command(program("nameward-cni")?);
-        command.arg("install").arg("--conf-dir").arg(&folders[0]).arg("--bin-dir").arg(&folders[1]);
+        command.args(["install", "--conf-dir", CNI_CONFIGURATIONS, "--bin-dir", CNI_PROGRAMS]);
         checked(&mut command).map(drop)
     }
 
@@ -308,8 +326,8 @@ sandbox = "{PAUSE}"
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = ["{place}/plugins", "/usr/lib/cni"]
-conf_dir = "{place}/cni"
+bin_dirs = ["{CNI_PROGRAMS}", "/usr/lib/cni"]
+conf_dir = "{CNI_CONFIGURATIONS}"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
