@@ -24,7 +24,7 @@ use crate::{
         journal::{self, Entry, Journal},
     },
     gateway::Following,
-    kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, is_layer3},
+    kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, interface_name, is_layer3},
     loopback_dns::LoopbackDns,
     workload,
 };
@@ -140,8 +140,7 @@ impl Enforcer {
     /// Whether the interface that an endpoint was attached to is still there, also by an earlier process.
     pub fn is_place_there(&self, uid: &str) -> bool {
         let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config());
-        config
-            .is_ok_and(|config| config.ifindex != 0 && nix::net::if_::if_indextoname(config.ifindex).is_ok())
+        config.is_ok_and(|config| config.ifindex != 0 && interface_name(config.ifindex).is_some())
     }
 
     /// The own addresses that an endpoint has in the kernel, also by an earlier process; none where it is not attached.

@@ -25,6 +25,7 @@ use rtnetlink::{
     },
 };
 
+use super::interface_name;
 use crate::netns::{self, netlink};
 
 /// The other end of an interface.
@@ -51,8 +52,9 @@ impl FarEnd {
             })
         })?;
         let Some((namespace, index)) = found else { return Ok(None) };
-        let interface = inside(&namespace, || Ok(nix::net::if_::if_indextoname(index)?))?;
-        Ok(Some(Self { namespace, interface: interface.to_string_lossy().into_owned() }))
+        // It may go while it is looked for.
+        let interface = inside(&namespace, || Ok(interface_name(index)))?;
+        Ok(interface.map(|interface| Self { namespace, interface }))
     }
 
     /// Does `work` in its namespace, on a thread of its own.

@@ -34,6 +34,15 @@ pub fn interface_index(name: &str) -> Result<u32, KernelError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| KernelError::NoInterface { name: name.into() })
 }
 
+/// Name of an interface in the network namespace of the calling thread; none when there is none of the index.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where its mistake is mended")]
+pub fn interface_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?.into_string().ok()?;
+    // nix 0.31 takes the null pointer of libc for success: an index without an interface would have an empty name.
+    Some(name).filter(|name| !name.is_empty())
+}
+
 /// Whether frames of an interface begin at the IP header (tun, WireGuard), instead of with an Ethernet header.
 ///
 /// # Errors
@@ -309,7 +318,7 @@ fn far_end(interface: &str) -> Result<Option<FarEnd>, KernelError> {
 
 /// Removes filters, which pins of links do not hold; `index`: the interface that they were attached to.
 pub(super) fn remove_filters(index: u32, pins: &Path) -> Result<(), KernelError> {
-    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    let name = interface_name(index);
     if clsact::has_pins(&ARRIVALS, pins) {
         detach_arrivals(name.as_deref(), pins)?;
     }
@@ -373,6 +382,13 @@ pub(super) fn attach_one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_without_an_interface_has_no_name() {
+        let loopback = interface_index("lo").unwrap();
+        assert_eq!(interface_name(loopback).as_deref(), Some("lo"));
+        assert_eq!(interface_name(u32::from(u16::MAX) << 12), None);
+    }
 
     #[test]
     fn default_routes_of_both_families_are_found() {

@@ -35,6 +35,8 @@ pub use error::KernelError;
 pub use events::EventReader;
 pub(crate) use far_end::FarEnd;
 pub use host::{Host, HostOptions, KernelObject};
-pub use interface::{AttachedProgram, Hooks, Order, attached_programs, interface_index, is_layer3};
+pub use interface::{
+    AttachedProgram, Hooks, Order, attached_programs, interface_index, interface_name, is_layer3,
+};
 pub use object::OBJECT;
 pub use store::{KernelStore, MapWrite, MemoryStore, Observed};

@@ -1,6 +1,6 @@
 //! What is in a network namespace: its cookie, and where each of its interfaces leads.
 
-use std::{ffi::CString, fs::File, io, os::fd::AsRawFd};
+use std::{fs::File, io, os::fd::AsRawFd};
 
 use futures::TryStreamExt;
 use nix::sched::{CloneFlags, setns};
@@ -73,8 +73,7 @@ pub fn look(namespace: &File) -> io::Result<Inside> {
 /// Name of an interface of our own network namespace; none when there is none of the index.
 #[must_use]
 pub fn name_of(index: u32) -> Option<String> {
-    let name: CString = nix::net::if_::if_indextoname(index).ok()?;
-    name.into_string().ok()
+    kernel::interface_name(index)
 }
 
 /// The number that another namespace has here; none when nothing here leads to it.
