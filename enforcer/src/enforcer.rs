@@ -21,6 +21,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use nameward_api::Followed;
@@ -182,6 +183,8 @@ struct Guarded {
     endpoint: Mutex<Endpoint<KernelEndpoint>>,
     /// What is wrong with its place: gone, or not to be seen.
     trouble: Mutex<Option<String>>,
+    /// Since when its interface is not there.
+    gone_since: Mutex<Option<Instant>>,
     /// Connections that lived before its programs were attached: the workload may make others look alive since.
     found: Vec<Connection>,
     /// What its fence does not hold, as far as that shows from outside; none before somebody looked.
@@ -214,6 +217,13 @@ impl Guarded {
     /// What is wrong with its place, where something is.
     fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps in mind whether its interface is gone, and returns for how long it has been.
+    fn note_absence(&self, is_gone: bool) -> Duration {
+        let mut since = self.gone_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = is_gone.then(|| since.unwrap_or_else(Instant::now));
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Keeps in mind what is wrong with its place, and says so once.

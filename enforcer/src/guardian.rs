@@ -288,7 +288,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Whether two rule sets mean the same to kernel and resolver.
-fn is_same(one: &Arc<RuleSet>, other: &Arc<RuleSet>) -> bool {
+pub(crate) fn is_same(one: &Arc<RuleSet>, other: &Arc<RuleSet>) -> bool {
     if Arc::ptr_eq(one, other) {
         return true;
     }

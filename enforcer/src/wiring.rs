@@ -4,6 +4,7 @@
 //! takes it up. Only `--remove` takes it away.
 
 mod cluster;
+mod finding;
 mod follow;
 mod node;
 mod prepare;

@@ -175,6 +175,7 @@ pub(crate) fn pods_come_and_go(world: &World) {
     const PODS: usize = 30;
     world.namespace("churn", &policy("churn", &names("allowed.example", WEB)));
     let before = world.endpoints(1).unwrap().len();
+    let told = world.log(1).len();
     for round in 0..PODS / 5 {
         let name = |number: usize| format!("pod{}", round * 5 + number);
         let pods: Vec<Pod<'_>> = (0..5)
@@ -192,4 +193,7 @@ pub(crate) fn pods_come_and_go(world: &World) {
     wait_until("no pin is left", SOON, || {
         (std::fs::read_dir(&endpoints).map_or(0, Iterator::count) == before).then_some(())
     });
+    // The end of a pod is no fault.
+    let log = world.log(1).split_off(told);
+    assert!(!log.contains("ERROR"), "{log}");
 }

@@ -18,7 +18,7 @@ use nameward_test_support::{Scenario, run_scenarios};
 
 use world::World;
 
-const SCENARIOS: [Scenario<World>; 15] = [
+const SCENARIOS: [Scenario<World>; 17] = [
     ("names_wildcards_and_ports", guarding::names_wildcards_and_ports),
     ("a_new_pod_sends_nothing_before_its_rules", guarding::a_new_pod_sends_nothing_before_its_rules),
     ("a_pod_that_nobody_knows_may_do_nothing", guarding::a_pod_that_nobody_knows_may_do_nothing),
@@ -33,7 +33,9 @@ const SCENARIOS: [Scenario<World>; 15] = [
     ("bad_objects_change_nothing", status::bad_objects_change_nothing),
     ("both_processes_killed", trouble::both_processes_killed),
     ("no_api_server", trouble::no_api_server),
+    ("what_was_taken_away_stays_so_over_a_restart", trouble::what_was_taken_away_stays_so_over_a_restart),
     ("a_missing_permission_is_told", trouble::a_missing_permission_is_told),
+    ("a_named_sandbox_is_guarded_over_a_restart", trouble::a_named_sandbox_is_guarded_over_a_restart),
 ];
 
 fn main() -> ExitCode {

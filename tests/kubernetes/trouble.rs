@@ -1,5 +1,7 @@
 //! Processes that are killed, an API server that is away, permissions that are missing.
 
+use std::process::Stdio;
+
 use nameward_test_support::{
     cluster::{Node, Part},
     wait_until,
@@ -60,9 +62,12 @@ pub(crate) fn both_processes_killed(world: &World) {
     pod.delete();
 }
 
+/// What an enforcer goes on with.
+const SNAPSHOT: &str = "/run/nameward/state/cluster.json";
+
 /// Waits until what an enforcer goes on with has a pod and the policy of its namespace.
 fn is_kept(node: &Node, pod: &Pod<'_>, namespace: &str) {
-    let kept = node.machine().path("/run/nameward/state/cluster.json");
+    let kept = node.machine().path(SNAPSHOT);
     let policy = format!(r#""namespace":"{namespace}""#);
     wait_until("what is known is kept", SOON, || {
         let text = std::fs::read_to_string(&kept).ok()?;
@@ -106,6 +111,26 @@ pub(crate) fn no_api_server(world: &World) {
     pod.delete();
 }
 
+// Promise 4: a restart without an API server gives nothing back that was taken away a moment before.
+pub(crate) fn what_was_taken_away_stays_so_over_a_restart(world: &World) {
+    world.namespace("taken", &policy("taken", &names("allowed.example, other.example", WEB)));
+    let pod = Pod::new(world, "taken", "runner", "app: runner");
+    pod.run().reaches("http://other.example/");
+    let node = &world.nodes()[0];
+    is_kept(node, &pod, "taken");
+    world.apply(&policy("taken", &names("allowed.example", WEB)));
+    pod.is_refused("http://other.example/");
+    node.kill(Part::Enforcer).unwrap();
+    world.cluster.stop_server().unwrap();
+    wait_until("it is dead", SOON, || (!node.machine().runs(Part::Enforcer.name())).then_some(()));
+    node.start(Part::Enforcer).unwrap();
+    pod.is_guarded();
+    pod.may_not("http://other.example/");
+    pod.reaches("http://allowed.example/");
+    world.cluster.start_server().unwrap();
+    pod.delete();
+}
+
 /// The log says which right is missing and what gives it; the rest goes on.
 pub(crate) fn a_missing_permission_is_told(world: &World) {
     world.namespace("rights", &policy("rights", &names("allowed.example", WEB)));
@@ -145,4 +170,49 @@ pub(crate) fn a_missing_permission_is_told(world: &World) {
     pod.reaches("http://other.example/");
     pod.is_refused("http://allowed.example/");
     pod.delete();
+}
+
+/// Kills the enforcer of a node, and waits until it is dead.
+fn end(node: &Node) {
+    node.kill(Part::Enforcer).unwrap();
+    wait_until("it is dead", SOON, || (!node.machine().runs(Part::Enforcer.name())).then_some(()));
+}
+
+// Promises 4 and 5: a sandbox that the plugin named to an earlier process stays guarded, also where nothing runs in it yet.
+pub(crate) fn a_named_sandbox_is_guarded_over_a_restart(world: &World) {
+    world.namespace("named", &policy("named", "[]"));
+    let pod = Pod::new(world, "named", "runner", "app: runner");
+    pod.is_guarded();
+    let (node, uid) = (&world.nodes()[0], pod.uid.clone());
+    is_kept(node, &pod, "named");
+    // A process of no pod, so that nobody finds the sandbox by it.
+    let script = "while :; do echo x > /dev/udp/203.0.113.10/9; sleep 0.002; done";
+    let mut sends = pod.command("bash").args(["-c", script]).stderr(Stdio::null()).spawn().unwrap();
+    let arrivals = world.arrivals(&pod.address);
+    for is_known in [true, false] {
+        end(node);
+        let told = world.log(0).len();
+        if !is_known {
+            // Not even what an earlier process knew.
+            std::fs::remove_file(node.machine().path(SNAPSHOT)).unwrap();
+        }
+        node.start(Part::Enforcer).unwrap();
+        wait_until("it has decided anew", SOON, || {
+            world.log(0).split_off(told).contains("all that the API server has is known").then_some(())
+        });
+        pod.may_not("http://203.0.113.10/");
+        assert_eq!(arrivals.packets(), 0, "packets arrived after a restart");
+        pod.is_guarded();
+    }
+    sends.kill().unwrap();
+    sends.wait().unwrap();
+    // One whose interface goes while nobody looks is not taken up.
+    end(node);
+    pod.delete();
+    node.start(Part::Enforcer).unwrap();
+    let pins = node.machine().path("/sys/fs/bpf/nameward/v1/endpoints");
+    wait_until("nothing of it is left", SOON, || {
+        let mut names = std::fs::read_dir(&pins).unwrap().flatten().map(|entry| entry.file_name());
+        (!names.any(|name| name.to_string_lossy().starts_with(&uid))).then_some(())
+    });
 }

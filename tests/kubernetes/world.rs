@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nameward_test_support::{
     SmallInternet,
-    cluster::{Cluster, ClusterOptions, Kind, Node},
+    cluster::{Cluster, ClusterOptions, Kind, Node, Part},
     wait_until, wait_until_ok,
 };
 use serde_json::Value;
@@ -91,6 +91,11 @@ impl World {
             let message = found["message"].as_str().unwrap_or_default();
             if is_meant { Ok(message.to_owned()) } else { Err(found.to_string()) }
         })
+    }
+
+    /// What the enforcer of a node wrote so far.
+    pub(crate) fn log(&self, node: usize) -> String {
+        self.nodes()[node].machine().log(Part::Enforcer.name())
     }
 
     /// Endpoints of a node, as its REST has them.

@@ -24,7 +24,10 @@ use crate::{
         journal::{self, Entry, Journal},
     },
     gateway::Following,
-    kernel::{Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, interface_name, is_layer3},
+    kernel::{
+        Attachment, EndpointSpec, KernelEndpoint, KernelError, MapSizes, interface_index, interface_name,
+        is_layer3,
+    },
     loopback_dns::LoopbackDns,
     workload,
 };
@@ -86,6 +89,7 @@ impl Enforcer {
             listeners,
             endpoint,
             trouble: Mutex::default(),
+            gone_since: Mutex::default(),
             found,
             gaps: Mutex::default(),
             gateway: Mutex::new(Following::new(gateway)),
@@ -137,10 +141,16 @@ impl Enforcer {
         Ok(self.0.host.endpoints()?)
     }
 
+    /// Index of the interface that an endpoint was attached to, also by an earlier process; none where it is not attached to
+    /// any. There may be no such interface any more.
+    pub fn interface_of(&self, uid: &str) -> Option<u32> {
+        let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config()).ok()?;
+        Some(config.ifindex).filter(|index| *index != 0)
+    }
+
     /// Whether the interface that an endpoint was attached to is still there, also by an earlier process.
     pub fn is_place_there(&self, uid: &str) -> bool {
-        let config = self.0.host.open_endpoint(uid).and_then(|endpoint| endpoint.config());
-        config.is_ok_and(|config| config.ifindex != 0 && interface_name(config.ifindex).is_some())
+        self.interface_of(uid).is_some_and(|index| interface_name(index).is_some())
     }
 
     /// The own addresses that an endpoint has in the kernel, also by an earlier process; none where it is not attached.

@@ -37,6 +37,10 @@ const DRIFT_EVERY: Duration = Duration::from_secs(5);
 const LET_OTHERS: Duration = Duration::from_micros(200);
 /// How often cgroups are looked for: nobody tells when one of the same name is made.
 const PLACES_EVERY: Duration = Duration::from_millis(100);
+/// Messages about interfaces that are looked at together.
+const LINK_MESSAGES: usize = 1_024;
+/// How long an endpoint of a pod may outlive its interface before that is told as a fault.
+const END_OF_POD: Duration = Duration::from_secs(10);
 
 /// The answer path of an enforcer: itself, and whether somebody says that a resolver is there.
 struct Path<F> {
@@ -94,12 +98,13 @@ impl Enforcer {
 
     /// An interface that is made anew is guarded again at once, not at the next upkeep.
     async fn watch_links(&self) -> io::Result<()> {
-        let (connection, _handle, mut messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
         let connection = tokio::spawn(connection);
-        while let Some((message, _)) = messages.next().await {
+        // A pod that comes is a dozen messages: a look at every endpoint for each of them would take longer than the burst.
+        let mut messages = messages.ready_chunks(LINK_MESSAGES);
+        while let Some(chunk) = messages.next().await {
             self.0.links.send_replace(());
-            if gateway::is_of_bridge(&message) {
+            if chunk.iter().any(|(message, _)| gateway::is_of_bridge(message)) {
                 self.follow_gateways();
             }
             for guarded in self.all().iter().filter(|one| !is_cgroup(one)) {
@@ -125,9 +130,19 @@ impl Enforcer {
     /// Attaches anew where the place was made anew; tells where it is gone.
     fn keep_place(&self, guarded: &Guarded) {
         match guarded.is_elsewhere() {
-            Ok(false) => guarded.note_trouble(None, &self.0.failures),
+            Ok(false) => self.note_place(guarded, None),
             Ok(true) => self.keep_first(guarded),
-            Err(error) => guarded.note_trouble(Some(&error), &self.0.failures),
+            Err(error) => self.note_place(guarded, Some(&error)),
+        }
+    }
+
+    /// Tells what is wrong with an endpoint's place. On a node of a cluster an interface goes with its pod, and the endpoint a
+    /// moment later: that is no fault, unless it stays so.
+    fn note_place(&self, guarded: &Guarded, error: Option<&KernelError>) {
+        let is_gone = matches!(error, Some(KernelError::NoInterface { .. }));
+        let gone_for = guarded.note_absence(is_gone);
+        if self.cluster().is_none() || !is_gone || gone_for >= END_OF_POD {
+            guarded.note_trouble(error, &self.0.failures);
         }
     }
 
@@ -221,7 +236,7 @@ impl Enforcer {
             Attachment::Cgroup { .. } => guarded.is_elsewhere().map(|elsewhere| !elsewhere),
         };
         let kept = is_right.and_then(|is_right| if is_right { Ok(()) } else { self.attach_again(guarded) });
-        guarded.note_trouble(kept.err().as_ref(), &self.0.failures);
+        self.note_place(guarded, kept.err().as_ref());
     }
 
     fn attach_again(&self, guarded: &Guarded) -> Result<(), KernelError> {

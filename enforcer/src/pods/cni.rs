@@ -13,7 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nameward_feed::cni::{Answer, Command, MAX_LINE, Request, VERSION};
@@ -21,6 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    sync::Semaphore,
     time::timeout,
 };
 
@@ -43,11 +44,13 @@ const RULES: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct CniServer {
     /// Attaches.
-    pub enforcer: Enforcer,
+    enforcer: Enforcer,
     /// What is known of sandboxes.
-    pub sandboxes: Arc<Sandboxes>,
+    sandboxes: Arc<Sandboxes>,
     /// What is decided about pods.
-    pub verdicts: Arc<Verdicts>,
+    verdicts: Arc<Verdicts>,
+    /// Who attaches: one at a time, in the order in which they asked.
+    turns: Arc<Semaphore>,
 }
 
 /// Opens the socket; one that an earlier process left is replaced, nothing else at its path is. Must be called within a
@@ -78,6 +81,12 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl CniServer {
+    /// A server of what these know.
+    #[must_use]
+    pub fn new(enforcer: Enforcer, sandboxes: Arc<Sandboxes>, verdicts: Arc<Verdicts>) -> Self {
+        Self { enforcer, sandboxes, verdicts, turns: Arc::new(Semaphore::new(1)) }
+    }
+
     /// Answers until the listener fails.
     ///
     /// # Errors
@@ -100,7 +109,11 @@ impl CniServer {
         let mut reading = BufReader::new(reading.take(MAX_LINE));
         timeout(QUESTION, reading.read_line(&mut line)).await??;
         let answer = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => self.answer(request).await,
+            Ok(request) => {
+                // Nothing follows the question but the end.
+                let hung_up = async { drop(reading.fill_buf().await) };
+                self.answer(request, hung_up).await
+            }
             Err(error) => Answer::refused(format!(
                 "the question is not understood: {error}; are nameward-cni and nameward-enforcer of the same release?"
             )),
@@ -110,7 +123,7 @@ impl CniServer {
         writing.write_all(&text).await
     }
 
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, request: Request, hung_up: impl Future<Output = ()>) -> Answer {
         if request.version != VERSION {
             return Answer::refused(format!(
                 "version {} of the question is not understood, {VERSION} is; install nameward-cni of the enforcer's release",
@@ -123,7 +136,7 @@ impl CniServer {
             Command::Status => Answer::done(),
             Command::Remove => self.remove(&request),
             Command::Check => self.check(request).await,
-            Command::Add => self.add(request).await,
+            Command::Add => self.add(request, hung_up).await,
         };
         match &answer.error {
             None => tracing::debug!(?command, pod.namespace = namespace, pod.name = name, "answered"),
@@ -154,7 +167,7 @@ impl CniServer {
         }
     }
 
-    async fn add(&self, request: Request) -> Answer {
+    async fn add(&self, request: Request, hung_up: impl Future<Output = ()>) -> Answer {
         let (sandbox, inside) = match self.sandbox(&request).await {
             Ok(found) => found,
             Err(answer) => return answer,
@@ -181,7 +194,21 @@ impl CniServer {
         if decided.is_some_and(|decided| !decided.needs_guard()) {
             return Answer::done();
         }
-        if let Err(error) = self.attach(&sandbox, &request.pod_namespace).await {
+        let asked_at = Instant::now();
+        let attached = tokio::select! {
+            turn = self.turns.acquire() => {
+                let waited = asked_at.elapsed();
+                let attached = self.attach(&sandbox, &request.pod_namespace).await;
+                drop(turn);
+                let took = asked_at.elapsed() - waited;
+                tracing::debug!(endpoint = &*endpoint, ?waited, ?took, "attached for the plugin, or not");
+                attached
+            }
+            // Of many that start at once some may not be able to wait so long. Their sandboxes go; those that still wait do
+            // not wait for them.
+            () = hung_up => Err("nobody waits for it any more".to_owned()),
+        };
+        if let Err(error) = attached {
             self.sandboxes.forget(&endpoint);
             return Answer::not_yet(format!("the sandbox cannot be guarded: {error}"));
         }

@@ -10,5 +10,5 @@ pub mod namespaces;
 mod sandboxes;
 mod verdicts;
 
-pub use sandboxes::{NotCovered, Origin, Sandbox, Sandboxes, endpoints_of};
+pub use sandboxes::{NotCovered, Origin, Sandbox, Sandboxes, endpoints_of, pod_of};
 pub use verdicts::Verdicts;

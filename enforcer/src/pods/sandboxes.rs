@@ -102,6 +102,26 @@ fn endpoint_of(pod_uid: &str, cookie: u64, position: usize) -> Arc<str> {
     }
 }
 
+/// Where the hyphens of a UUID are, and its length.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+const UUID: usize = 36;
+/// Length of the UID that kubelet gives to a static pod: a hash.
+const HASH: usize = 32;
+
+/// The pod whose endpoint an identifier names; none where it is none of [`endpoints_of`].
+#[must_use]
+pub fn pod_of(endpoint: &str) -> Option<&str> {
+    let digits = |text: &str, hyphens: &[usize]| {
+        let mut bytes = text.bytes().enumerate();
+        bytes.all(|(at, byte)| if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+    };
+    let begins_with = |length: usize, hyphens: &[usize]| {
+        let (uid, rest) = (endpoint.get(..length)?, endpoint.get(length..)?);
+        (digits(uid, hyphens) && rest.starts_with('-')).then_some(uid)
+    };
+    begins_with(UUID, &HYPHENS).or_else(|| begins_with(HASH, &[]))
+}
+
 impl Sandboxes {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -237,6 +257,17 @@ mod tests {
         let moved = Sandbox { host_index: 9, ..found };
         known.add(moved.clone());
         assert_eq!(known.all(), [moved], "its interface is another one");
+    }
+
+    #[test]
+    fn an_endpoint_names_its_pod() {
+        let uid = "11111111-2222-3333-4444-555555555555";
+        for (uid, position) in [(uid, 0), (uid, 1), ("0123456789abcdef0123456789abcdef", 1)] {
+            assert_eq!(pod_of(&endpoint_of(uid, 0x123, position)), Some(uid));
+        }
+        for other in ["vm/web", uid, "an-endpoint-of-a-file-that-has-a-long-name", ""] {
+            assert_eq!(pod_of(other), None, "{other}");
+        }
     }
 
     #[test]

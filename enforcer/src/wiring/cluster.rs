@@ -64,11 +64,7 @@ pub(super) async fn begin(
     });
     let sandboxes = Arc::new(Sandboxes::default());
     let verdicts = Arc::new(Verdicts::new(&settings));
-    let server = CniServer {
-        enforcer: enforcer.clone(),
-        sandboxes: Arc::clone(&sandboxes),
-        verdicts: Arc::clone(&verdicts),
-    };
+    let server = CniServer::new(enforcer.clone(), Arc::clone(&sandboxes), Arc::clone(&verdicts));
     let keeper = (enforcer.clone(), Arc::clone(&sandboxes), Arc::clone(&verdicts));
     let guardian =
         guardian.keeping(Box::new(move |endpoint| node::is_kept(&keeper.0, &keeper.1, &keeper.2, endpoint)));

@@ -22,13 +22,16 @@ use tokio::{
     time::Instant,
 };
 
-use super::follow::{until_instant, until_time};
+use super::{
+    finding,
+    follow::{until_instant, until_time},
+};
 use crate::{
     EndpointConfig, Enforcer,
     config::Config,
-    guardian::{Guardian, WantedEndpoint},
+    guardian::{self, Guardian, WantedEndpoint},
     kernel::Attachment,
-    pods::{Origin, Sandbox, Sandboxes, Verdicts, endpoints_of, inside, namespaces},
+    pods::{Sandbox, Sandboxes, Verdicts, inside, pod_of},
     policies::{
         Decided, Index, Network,
         snapshot::Snapshot,
@@ -40,7 +43,7 @@ use crate::{
 /// Time before pods without a known interface are looked for; doubled after each look that leaves some.
 const LOOK_FIRST: Duration = Duration::from_secs(1);
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// Time between two writings of what is known.
+/// Time between two writings of what is known, where no rules change.
 const KEEP_EVERY: Duration = Duration::from_secs(2);
 /// File of what is known, in the folder of states.
 const SNAPSHOT: &str = "cluster.json";
@@ -165,7 +168,6 @@ impl Node {
                 changed = self.links.changed() => {
                     changed.context("interfaces are not watched any more")?;
                     self.note_own_addresses();
-                    self.parts.sandboxes.sweep(inside::name_of);
                     self.parts.guardian.hurry(Instant::now());
                     self.round().await;
                 }
@@ -179,10 +181,7 @@ impl Node {
                     self.look().await;
                     self.round().await;
                 }
-                () = until_instant(self.again.0) => {
-                    self.parts.sandboxes.sweep(inside::name_of);
-                    self.round().await;
-                }
+                () = until_instant(self.again.0) => self.round().await,
                 () = until_instant(self.parts.guardian.next_retry()) => {
                     // What fails again is in the endpoint's status and in the log.
                     drop(self.parts.guardian.retry(Instant::now()).await);
@@ -270,12 +269,16 @@ impl Node {
         if !self.heard.is_enough() {
             return;
         }
-        if !self.has_looked.0 || self.heard.is_all() && !self.has_looked.1 {
-            // Before anything is removed: what an earlier process attached is known by its pod's interface. Once for the
-            // pods that the earlier process knew, and once for all that there are.
+        let is_first_of_all = self.heard.is_all() && !self.has_looked.1;
+        if !self.has_looked.0 || is_first_of_all {
+            // Before anything is removed: pods that an earlier process guarded, and those that run. Once for the pods that the
+            // earlier process knew, and once for all that there are.
+            finding::take_up(&self.parts.enforcer, &self.parts.sandboxes, &self.parts.index);
             self.look().await;
             self.has_looked = (true, self.heard.is_all());
         }
+        // Who added one may have looked before its interface went, and nothing tells that a second time.
+        self.parts.sandboxes.sweep(inside::name_of);
         let sandboxes = self.parts.sandboxes.all();
         let there: BTreeSet<&Arc<str>> = sandboxes.iter().map(|sandbox| &sandbox.pod_uid).collect();
         self.departed.retain(|uid, _| there.contains(uid) && !by_pod.contains_key(uid));
@@ -286,6 +289,10 @@ impl Node {
         let mut wanted = self.wanted_of_file(now);
         wanted.extend(sandboxes.iter().filter_map(|sandbox| self.want(sandbox, &by_pod)));
         self.plan_look(by_pod.values().filter(|decided| lacks_sandbox(decided, &there)).count());
+        if self.has_other_rules(&by_pod) {
+            // First the file, then the kernel: a process that goes on from the file must not give back what was taken away.
+            self.keep().await;
+        }
         // Each failure is in its endpoint's status and in the log.
         if let Err(failures) = self.parts.guardian.reconcile(wanted).await {
             tracing::debug!(failures = failures.len(), "not everything is as wanted yet; it is tried again");
@@ -293,6 +300,19 @@ impl Node {
         self.by_pod = by_pod;
         self.end_round();
         self.plan_again();
+        if is_first_of_all {
+            let (pods, policies) = (self.by_pod.len(), self.parts.index.policies().len());
+            tracing::info!(pods, policies, "all that the API server has is known");
+        }
+    }
+
+    /// Whether a pod that was there in the last round has other rules now.
+    fn has_other_rules(&self, by_pod: &HashMap<Arc<str>, Arc<Decided>>) -> bool {
+        self.by_pod.iter().any(|(uid, before)| {
+            by_pod.get(uid).is_some_and(|decided| {
+                !Arc::ptr_eq(before, decided) && !guardian::is_same(&before.rules, &decided.rules)
+            })
+        })
     }
 
     /// Soon where something is left over, and now and then in any case: a message of the kernel may be lost.
@@ -423,7 +443,7 @@ impl Node {
             .filter(|pod| pod.network == Network::Own)
             .map(|pod| (pod.uid.to_string(), format!("{}/{}", pod.namespace, pod.name)))
             .collect();
-        let found = tokio::task::spawn_blocking(move || look_for(&pods)).await;
+        let found = tokio::task::spawn_blocking(move || finding::running(&pods)).await;
         match found.map_err(io::Error::other).and_then(|found| found) {
             Ok(found) => {
                 for (sandboxes, uid, inside) in found {
@@ -460,8 +480,9 @@ impl Node {
 }
 
 /// What the guardian may not remove although nobody wants it: what is being attached, and, while its interface is there,
-/// what belongs to a pod of which nothing is known, and a sandbox that was named after the round had begun: the next
-/// round wants it. Before the API server has said what there is, nothing is known of any pod.
+/// what belongs to a pod of which nothing is known, and what belongs to one that is to be guarded: a sandbox that was named
+/// after the round had begun, or one that goes, and until it has gone its interface still leads somewhere. Before the API
+/// server has said what there is, nothing is known of any pod.
 pub(super) fn is_kept(
     enforcer: &Enforcer,
     sandboxes: &Sandboxes,
@@ -471,12 +492,11 @@ pub(super) fn is_kept(
     if sandboxes.is_attaching(endpoint) {
         return true;
     }
-    let pod = sandboxes.get(endpoint).map(|sandbox| sandbox.pod_uid);
-    let is_named = pod.is_some();
-    // The identifier begins with the pod's (see `pods::endpoints_of`).
-    let pod_uid = pod.as_deref().or_else(|| endpoint.get(..36)).unwrap_or_default();
-    let may_need_it = !verdicts.is_complete()
-        || verdicts.of(pod_uid).is_none_or(|decided| is_named && decided.needs_guard());
+    let named = sandboxes.get(endpoint).map(|sandbox| sandbox.pod_uid);
+    // Others are endpoints of the file, which says itself whether they are wanted.
+    let Some(pod_uid) = named.as_deref().or_else(|| pod_of(endpoint)) else { return false };
+    let may_need_it =
+        !verdicts.is_complete() || verdicts.of(pod_uid).is_none_or(|decided| decided.needs_guard());
     may_need_it && enforcer.is_place_there(endpoint)
 }
 
@@ -491,31 +511,6 @@ fn lacks_sandbox(decided: &Decided, there: &BTreeSet<&Arc<str>>) -> bool {
         && !decided.pod.is_over
         && !decided.pod.addresses.is_empty()
         && !there.contains(&decided.pod.uid)
-}
-
-type FoundPod = (Vec<Sandbox>, Arc<str>, inside::Inside);
-
-fn look_for(pods: &BTreeMap<String, String>) -> io::Result<Vec<FoundPod>> {
-    let mut found = Vec::new();
-    for one in namespaces::find(|uid| pods.contains_key(uid))? {
-        // A pod may go while it is looked at.
-        let Ok(inside) = inside::look(&one.namespace) else { continue };
-        let name = pods.get(&one.pod_uid).cloned().unwrap_or_default();
-        let uid: Arc<str> = one.pod_uid.as_str().into();
-        let sandboxes = endpoints_of(&uid, &inside).into_iter().filter_map(|(_, host_index, endpoint)| {
-            Some(Sandbox {
-                endpoint,
-                pod_uid: Arc::clone(&uid),
-                pod_name: name.clone(),
-                host_index,
-                host_interface: inside::name_of(host_index)?,
-                addresses: Vec::new(),
-                origin: Origin::Found,
-            })
-        });
-        found.push((sandboxes.collect(), uid, inside));
-    }
-    Ok(found)
 }
 
 fn apply_policies(
