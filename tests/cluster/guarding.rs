@@ -2,7 +2,7 @@
 
 use nameward_test_support::wait_until;
 
-use crate::pods::{Container, SOON, World, names, pod_of, policy};
+use crate::pods::{Container, Pod, SOON, STATUS, World, names, pod_of, policy};
 
 const RULES: &[&str] = &["egresspolicy", "rules"];
 
@@ -152,4 +152,40 @@ pub(crate) fn coredns_is_selected_and_asks_on(world: &World) {
     world.kubectl("delete clusteregresspolicy all");
     pod.reaches("http://denied.example/");
     world.kubectl("delete namespace everything --wait=false");
+}
+
+// F2: what makes no sense is refused, or told; what is in force stays, also for pods that start then.
+pub(crate) fn bad_objects_change_nothing(world: &World) {
+    world.namespace("bad", &policy("bad", &names("allowed.example")));
+    let pod = world.pod("bad", "runner", "app: runner");
+    let as_before = |pod: &Pod<'_>| {
+        pod.reaches("http://allowed.example/");
+        pod.may_not("http://203.0.113.10/");
+    };
+    as_before(&pod);
+    let wrong = policy("bad", &names("'foo*.example'"));
+    let error = world.cluster.apply(&wrong).unwrap_err().to_string();
+    assert!(error.contains("domainNames"), "{error}");
+    as_before(&pod);
+    // Each fits the schema, and all together do not fit into a workload's tables.
+    let many = |name: &str, first: u16| {
+        let rules = (0..64).map(|number| {
+            let port = first + 2 * number;
+            format!("{{name: r{port}, to: [{{ipBlock: {{cidr: 203.0.113.0/24}}}}], ports: [{{protocol: TCP, port: {port}}}]}}")
+        });
+        let rules = rules.collect::<Vec<_>>().join(", ");
+        policy("bad", &format!("[{rules}]")).replace("name: rules", &format!("name: {name}"))
+    };
+    world.apply(&many("many", 20_000));
+    world.apply(&many("more", 30_000));
+    let words = ["-n", "bad", "egresspolicy", "more"];
+    wait_until("its status says so", STATUS, || {
+        let object = world.cluster.get(&words).ok()?;
+        let mut conditions = object["status"]["conditions"].as_array()?.iter();
+        conditions.any(|one| one["type"] == "Accepted" && one["reason"] == "DoesNotFit").then_some(())
+    });
+    as_before(&pod);
+    world.kubectl("-n bad delete egresspolicy many more");
+    as_before(&world.pod("bad", "late", "app: runner"));
+    world.kubectl("delete namespace bad --wait=false");
 }

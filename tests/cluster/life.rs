@@ -1,5 +1,7 @@
 //! What comes and goes: pods, connections, our processes, the API server.
 
+use std::time::Duration;
+
 use nameward_test_support::{cluster::Part, wait_until};
 use serde_json::json;
 
@@ -18,6 +20,39 @@ pub(crate) fn a_first_policy_keeps_live_connections(world: &World) {
     pod.reaches("http://allowed.example/");
     pod.is_refused("http://203.0.113.10/");
     world.kubectl("delete namespace first --wait=false");
+}
+
+// R9: under traffic, what is new counts for new connections at once; a live one is asked whether it is still allowed.
+pub(crate) fn policies_change_under_traffic(world: &World) {
+    let both = "[{name: web, to: [{ipBlock: {cidr: 203.0.113.10/32}}, {domainNames: [allowed.example]}], ports: [{protocol: TCP, \
+                port: 80}]}]";
+    world.namespace("change", &policy("change", both));
+    world.apply(&pod_of("change", "runner", "app: runner", &[], &Container::shell(KEEPS_ASKING)));
+    let pod = world.running("change", "runner");
+    goes_on(&pod, "under a policy that allows it");
+    pod.reaches("http://allowed.example/");
+    pod.may_not("http://other.example/");
+    // A second policy adds, and takes nothing away when it goes.
+    let second = policy("change", &names("other.example")).replace("name: rules", "name: more");
+    world.apply(&second);
+    pod.reaches("http://other.example/");
+    goes_on(&pod, "under two policies");
+    world.kubectl("-n change delete egresspolicy more");
+    pod.is_refused("http://other.example/");
+    goes_on(&pod, "under the first policy again");
+    // What the rules do not allow any more ends.
+    world.apply(&policy("change", &names("allowed.example")));
+    pod.is_refused("http://203.0.113.10/");
+    let ended = wait_until("the live connection gets no more answers", SOON, || {
+        let before = answers(&pod);
+        std::thread::sleep(Duration::from_secs(1));
+        (answers(&pod) == before).then_some(before)
+    });
+    pod.reaches("http://allowed.example/");
+    assert_eq!(answers(&pod), ended, "it is not taken up again");
+    world.kubectl("-n change delete egresspolicy rules");
+    pod.reaches("http://denied.example/");
+    world.kubectl("delete namespace change --wait=false");
 }
 
 // Promise 4: who is granted something keeps it, who is not gets nothing, whoever of us is dead.

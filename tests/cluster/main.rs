@@ -4,6 +4,9 @@
 //! each in a namespace of its own; behind it is the small internet, at whose far side it is counted what arrives.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod by_hand;
+mod churn;
+mod gate;
 mod guarding;
 mod life;
 mod pods;
@@ -14,7 +17,7 @@ use nameward_test_support::{Scenario, run_scenarios};
 
 use pods::World;
 
-const SCENARIOS: [Scenario<World>; 10] = [
+const SCENARIOS: [Scenario<World>; 15] = [
     ("names_through_coredns", guarding::names_through_coredns),
     ("an_init_container_sends_nothing", guarding::an_init_container_sends_nothing),
     ("services_and_pods_of_two_nodes", guarding::services_and_pods_of_two_nodes),
@@ -24,7 +27,12 @@ const SCENARIOS: [Scenario<World>; 10] = [
     ("a_first_policy_keeps_live_connections", life::a_first_policy_keeps_live_connections),
     ("both_processes_killed", life::both_processes_killed),
     ("no_api_server", life::no_api_server),
+    ("policies_change_under_traffic", life::policies_change_under_traffic),
+    ("bad_objects_change_nothing", guarding::bad_objects_change_nothing),
+    ("ports_lead_inside", by_hand::ports_lead_inside),
+    ("an_image_is_loaded_on_every_node", by_hand::an_image_is_loaded_on_every_node),
     ("many_pods_start_at_once", life::many_pods_start_at_once),
+    ("many_pods_come_and_go", churn::many_pods_come_and_go),
 ];
 
 fn main() -> ExitCode {

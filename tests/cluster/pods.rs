@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 /// How long something that follows from an event may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// How long the status of a policy may take: a node and the writer each write an object at most once in 10 s.
+pub(crate) const STATUS: Duration = Duration::from_secs(45);
 /// How long a pod may take to start.
 pub(crate) const START: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,7 +29,7 @@ pub(crate) const KEEPS_ASKING: &str = "mkfifo /tmp/in; nc 203.0.113.10 80 < /tmp
 /// The cluster and the internet.
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
-    internet: SmallInternet,
+    pub(crate) internet: SmallInternet,
 }
 
 impl World {
