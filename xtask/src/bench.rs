@@ -14,7 +14,11 @@ const PREFIX: &str = "bench-";
 
 /// Programs in Go that a measurement compares with.
 fn go_programs(name: &str) -> &'static [&'static str] {
-    if name == "dns" { &["coredns"] } else { &[] }
+    match name {
+        "dns" => &["coredns"],
+        "kubernetes" => go::CLUSTER,
+        _ => &[],
+    }
 }
 
 /// Builds for release and measures; without a name, lists what there is.
