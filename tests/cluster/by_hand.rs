@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use nameward_test_support::{Scratch, cluster::Image, output_within, wait_until_ok};
+use nameward_test_support::{Scratch, images::Image, output_within, wait_until_ok};
 
 use crate::{
     gate,
@@ -37,7 +37,13 @@ pub(crate) fn an_image_is_loaded_on_every_node(world: &World) {
     const NAME: &str = "nameward.test/extra:1";
     world.namespace("loaded", "");
     let scratch = Scratch::new("image").unwrap();
-    let image = Image { name: NAME, programs: &["busybox"], command: &["/bin/busybox", "sleep", "86400"] };
+    let image = Image {
+        name: NAME.into(),
+        programs: vec!["/bin/busybox".into()],
+        command: ["/bin/busybox", "sleep", "86400"].map(String::from).into(),
+        quick: true,
+        ..Image::default()
+    };
     let archive = image.archive(scratch.path()).unwrap();
     world.cluster.load(&archive).unwrap();
     for node in ["n1", "n2"] {

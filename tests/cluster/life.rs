@@ -29,27 +29,27 @@ pub(crate) fn policies_change_under_traffic(world: &World) {
     world.namespace("change", &policy("change", both));
     world.apply(&pod_of("change", "runner", "app: runner", &[], &Container::shell(KEEPS_ASKING)));
     let pod = world.running("change", "runner");
-    goes_on(&pod, "under a policy that allows it");
+    pod.goes_on("under a policy that allows it");
     pod.reaches("http://allowed.example/");
     pod.may_not("http://other.example/");
     // A second policy adds, and takes nothing away when it goes.
     let second = policy("change", &names("other.example")).replace("name: rules", "name: more");
     world.apply(&second);
     pod.reaches("http://other.example/");
-    goes_on(&pod, "under two policies");
+    pod.goes_on("under two policies");
     world.kubectl("-n change delete egresspolicy more");
     pod.is_refused("http://other.example/");
-    goes_on(&pod, "under the first policy again");
+    pod.goes_on("under the first policy again");
     // What the rules do not allow any more ends.
     world.apply(&policy("change", &names("allowed.example")));
     pod.is_refused("http://203.0.113.10/");
     let ended = wait_until("the live connection gets no more answers", SOON, || {
-        let before = answers(&pod);
+        let before = pod.answers();
         std::thread::sleep(Duration::from_secs(1));
-        (answers(&pod) == before).then_some(before)
+        (pod.answers() == before).then_some(before)
     });
     pod.reaches("http://allowed.example/");
-    assert_eq!(answers(&pod), ended, "it is not taken up again");
+    assert_eq!(pod.answers(), ended, "it is not taken up again");
     world.kubectl("-n change delete egresspolicy rules");
     pod.reaches("http://denied.example/");
     world.kubectl("delete namespace change --wait=false");

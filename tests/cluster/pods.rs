@@ -24,7 +24,7 @@ const IMAGE: &str = "nameward.test/tools:1";
 const WEB: &str = "{protocol: TCP, port: 80}";
 /// Asks once in a moment over one connection, and writes down the answers.
 pub(crate) const KEEPS_ASKING: &str = "mkfifo /tmp/in; nc 203.0.113.10 80 < /tmp/in > /tmp/out & exec 3> /tmp/in; \
-                            while printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; do sleep 0.2; done";
+                            while printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; do sleep 0.2; done; exec sleep 86400";
 
 /// The cluster and the internet.
 pub(crate) struct World {
@@ -236,7 +236,7 @@ impl Pod<'_> {
     }
 
     /// Answers that [`KEEPS_ASKING`] has had.
-    fn answers(&self) -> usize {
+    pub(crate) fn answers(&self) -> usize {
         let count = self.exec(&["grep", "-c", "hello from", "/tmp/out"]);
         count.ok().and_then(|count| count.parse().ok()).unwrap_or(0)
     }

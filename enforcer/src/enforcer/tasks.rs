@@ -22,7 +22,7 @@ use crate::{
     endpoints::{EndpointError, Look},
     gateway,
     heartbeat::{self, AnswerPath},
-    kernel::{Attachment, BootNanos, EventReader, KernelError, KernelStore, Order},
+    kernel::{Attachment, BootNanos, EventReader, KernelError, KernelStore, Order, interface_index},
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -139,7 +139,9 @@ impl Enforcer {
     /// Tells what is wrong with an endpoint's place. On a node of a cluster an interface goes with its pod, and the endpoint a
     /// moment later: that is no fault, unless it stays so.
     fn note_place(&self, guarded: &Guarded, error: Option<&KernelError>) {
-        let is_gone = matches!(error, Some(KernelError::NoInterface { .. }));
+        // Asked for again: it may go while something else is asked of it, which fails in a way of its own.
+        let is_gone = error.is_some()
+            && matches!(&guarded.config.attachment, Attachment::Interface { name } if interface_index(name).is_err());
         let gone_for = guarded.note_absence(is_gone);
         if self.cluster().is_none() || !is_gone || gone_for >= END_OF_POD {
             guarded.note_trouble(error, &self.0.failures);
