@@ -5,7 +5,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -130,15 +130,24 @@ impl Waits {
 impl Client {
     fn tell(self, server: Server, heard: Heard) {
         let Self { waiting, socket, path } = self;
+        let counters = Arc::clone(&server.0.counters);
         let mut answering = Box::pin(async move {
             let mut answer = server.conclude(&waiting, heard).await;
             fit(&server, &waiting.message, 0, &mut answer);
-            socket.send_when_possible(&server, &answer, path).await;
+            // It is on its way until somebody sends it.
+            (answer, waiting)
         });
-        let done = answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        // Without a runtime the process is at its end.
-        if !done && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(answering);
+        match answering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((answer, _waiting)) => socket.hand_out(&counters, &answer, path),
+            // Without a runtime the process is at its end.
+            Poll::Pending => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        let (answer, _waiting) = answering.await;
+                        socket.hand_out(&counters, &answer, path);
+                    });
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use nix::{
     errno::Errno,
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt},
 };
-use tokio::io::Interest;
+use tokio::{io::Interest, sync::Notify};
 
 use super::{
     Meaning, Server, Stop,
@@ -20,7 +20,7 @@ use super::{
     inquiry::{Inquiry, fit},
     udp_batch::{BATCH, From, Incoming, Outgoing, Path},
 };
-use crate::wire::PLAIN_UDP_OCTETS;
+use crate::{counters::Counters, wire::PLAIN_UDP_OCTETS};
 
 /// Batches taken at the end: more than a receive buffer holds.
 const AT_THE_END: usize = 1_024;
@@ -41,6 +41,10 @@ pub(super) struct Socket {
     udp: tokio::net::UdpSocket,
     /// Bound to all addresses: the kernel has to say which one was meant, and be told again.
     wildcard: bool,
+    /// Answers to questions that waited; none are kept once nobody listens any more.
+    ready: Mutex<Option<Outgoing>>,
+    /// There are such.
+    filled: Notify,
 }
 
 impl Listener {
@@ -57,7 +61,7 @@ impl Listener {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         let udp = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Self { server, socket: Arc::new(Socket { udp, wildcard }), meaning })
+        Ok(Self { server, socket: Arc::new(Socket::new(udp, wildcard)), meaning })
     }
 
     /// Serves until it shall stop, and then what has arrived already: if this was the last holder of the socket, it would
@@ -67,6 +71,12 @@ impl Listener {
         loop {
             let udp = &self.socket.udp;
             let readable = tokio::select! {
+                () = self.socket.filled.notified() => {
+                    // Whoever hears an upstream now has more.
+                    tokio::task::yield_now().await;
+                    self.socket.send_ready(&self.server.0.counters);
+                    continue;
+                }
                 readable = udp.readable() => readable,
                 _ = &mut stop => break,
             };
@@ -85,10 +95,11 @@ impl Listener {
         }
         for _ in 0..AT_THE_END {
             match self.take_batch(&mut incoming, &mut out) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(()) | Err(_) => tokio::task::yield_now().await,
             }
         }
+        self.socket.keep_no_more(&self.server.0.counters);
     }
 
     /// Takes what is there, up to a batch. `WouldBlock` when that was all: what comes later wakes anew.
@@ -101,7 +112,7 @@ impl Listener {
                 None => self.server.0.counters.too_long(),
             }
         }
-        self.send(out);
+        self.socket.send_all(&self.server.0.counters, out);
         if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
@@ -135,18 +146,57 @@ impl Listener {
         }
         out.add(begin, path.to);
         if out.is_full() {
-            self.send(out);
+            self.socket.send_all(&self.server.0.counters, out);
         }
-    }
-
-    /// A full buffer is a client that asks again, not a socket that waits.
-    fn send(&self, out: &mut Outgoing) {
-        let unsent = out.send(self.socket.udp.as_fd());
-        self.server.0.counters.unsent.add(u64::try_from(unsent).unwrap_or(u64::MAX));
     }
 }
 
 impl Socket {
+    fn new(udp: tokio::net::UdpSocket, wildcard: bool) -> Self {
+        Self { udp, wildcard, ready: Mutex::new(Some(Outgoing::new())), filled: Notify::new() }
+    }
+
+    /// Sends an answer to a question that waited, with others that are ready now. Waits for nobody.
+    pub(super) fn hand_out(&self, counters: &Counters, answer: &[u8], path: Path) {
+        if let From::Bound = path.from
+            && let Some(ready) = self.ready().as_mut()
+        {
+            let begin = ready.room().len();
+            ready.room().extend_from_slice(answer);
+            ready.add(begin, path.to);
+            if ready.is_full() {
+                self.send_all(counters, ready);
+            } else if begin == 0 {
+                self.filled.notify_one();
+            }
+        } else if self.send(answer, path).is_err() {
+            counters.unsent.count();
+        }
+    }
+
+    fn send_ready(&self, counters: &Counters) {
+        if let Some(ready) = self.ready().as_mut() {
+            self.send_all(counters, ready);
+        }
+    }
+
+    /// What is ready is sent, and what will be is sent when it is.
+    fn keep_no_more(&self, counters: &Counters) {
+        if let Some(mut ready) = self.ready().take() {
+            self.send_all(counters, &mut ready);
+        }
+    }
+
+    /// A full buffer is a client that asks again, not a socket that waits.
+    fn send_all(&self, counters: &Counters, out: &mut Outgoing) {
+        let unsent = out.send(self.udp.as_fd());
+        counters.unsent.add(u64::try_from(unsent).unwrap_or(u64::MAX));
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Outgoing>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send(&self, answer: &[u8], path: Path) -> io::Result<()> {
         let slices = [io::IoSlice::new(answer)];
         let from: &[ControlMessage<'_>] = match &path.from {
@@ -161,14 +211,6 @@ impl Socket {
             sent => sent.map(drop).map_err(Into::into),
         }
     }
-
-    pub(super) async fn send_when_possible(&self, server: &Server, answer: &[u8], path: Path) {
-        let sent = self.udp.async_io(Interest::WRITABLE, || self.send(answer, path)).await;
-        if let Err(error) = sent {
-            server.0.counters.unsent.count();
-            tracing::debug!(%error, "an answer could not be sent");
-        }
-    }
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
@@ -176,4 +218,42 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::from((v4.ip(), v4.port())));
     }
     address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn receive(client: &UdpSocket) -> io::Result<Vec<u8>> {
+        let mut buffer = [0; 64];
+        client.recv(&mut buffer).map(|length| buffer[..length].to_vec())
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_ready_leave_together_and_none_stays_behind() {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_nonblocking(true).unwrap();
+        let path = Path { to: SockaddrStorage::from(client.local_addr().unwrap()), from: From::Bound };
+        let (socket, counters) = (Socket::new(udp, false), Counters::default());
+        socket.hand_out(&counters, b"one", path);
+        socket.hand_out(&counters, b"two", path);
+        assert!(receive(&client).is_err(), "somebody may have more");
+        // Once said, however many there are.
+        tokio::time::timeout(Duration::from_secs(5), socket.filled.notified()).await.unwrap();
+        socket.send_ready(&counters);
+        assert_eq!([receive(&client).unwrap(), receive(&client).unwrap()], [b"one", b"two"]);
+        // A batch that is full does not wait.
+        (0..BATCH).for_each(|_| socket.hand_out(&counters, b"many", path));
+        (0..BATCH).for_each(|_| assert_eq!(receive(&client).unwrap(), b"many"));
+        // Nobody will send what is kept any more.
+        socket.hand_out(&counters, b"last", path);
+        socket.keep_no_more(&counters);
+        assert_eq!(receive(&client).unwrap(), b"last");
+        socket.hand_out(&counters, b"late", path);
+        assert_eq!(receive(&client).unwrap(), b"late");
+        assert_eq!(counters.unsent.value(), 0);
+    }
 }
