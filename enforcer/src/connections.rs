@@ -1,11 +1,11 @@
 //! Live TCP connections of a network namespace, by socket diagnostics (sock_diag(7)): which there are, and how to end
 //! one. Says nothing about whose they are.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::Path};
 
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DESTROY},
+    constants::{AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, SOCK_DESTROY},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
 };
 use rtnetlink::{
@@ -28,6 +28,7 @@ pub(crate) struct Connection {
     /// cgroup v2 identifier of the socket; none where the kernel does not say.
     pub(crate) cgroup: Option<u64>,
     family: u8,
+    protocol: u8,
     id: SocketId,
 }
 
@@ -43,13 +44,42 @@ impl Connection {
 /// # Errors
 /// When the kernel has no socket diagnostics, or does not answer.
 pub(crate) fn live() -> io::Result<Vec<Connection>> {
+    in_states(IPPROTO_TCP, live_states())
+}
+
+/// The same and all other sockets by which the kernel sends although nobody asks it to: what opens, what is about to be
+/// over, connections of SCTP.
+///
+/// # Errors
+/// As [`live`].
+pub(crate) fn sending() -> io::Result<Vec<Connection>> {
+    let states = live_states()
+        | StateFlags::SYN_SENT
+        | StateFlags::SYN_RECV
+        | StateFlags::LISTEN
+        | StateFlags::LAST_ACK
+        | StateFlags::CLOSING;
+    let mut found = in_states(IPPROTO_TCP, states)?;
+    // To ask would load the protocol where nobody uses it.
+    if Path::new("/proc/thread-self/net/sctp").exists() {
+        found.extend(in_states(IPPROTO_SCTP, StateFlags::all())?);
+    }
+    Ok(found)
+}
+
+fn in_states(protocol: u8, states: StateFlags) -> io::Result<Vec<Connection>> {
     let socket = open()?;
     let mut found = Vec::new();
     for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        ask(&socket, request(family, id), NLM_F_DUMP, None)?;
-        read(&socket, |response| found.extend(connection(response)))?;
+        ask(&socket, request(family, protocol, id, states.clone()), NLM_F_DUMP, None)?;
+        read(&socket, |response| found.extend(connection(protocol, response)))?;
     }
     Ok(found)
+}
+
+/// Where one side has closed, the other may still send.
+fn live_states() -> StateFlags {
+    StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT | StateFlags::FIN_WAIT1 | StateFlags::FIN_WAIT2
 }
 
 /// Ends a connection of the calling thread's namespace: its owner gets an error, its peer a reset. False when it had
@@ -59,7 +89,8 @@ pub(crate) fn live() -> io::Result<Vec<Connection>> {
 /// When the kernel does not answer.
 pub(crate) fn end(connection: &Connection) -> io::Result<bool> {
     let socket = open()?;
-    ask(&socket, request(connection.family, connection.id.clone()), NLM_F_ACK, Some(SOCK_DESTROY))?;
+    let which = request(connection.family, connection.protocol, connection.id.clone(), live_states());
+    ask(&socket, which, NLM_F_ACK, Some(SOCK_DESTROY))?;
     match read(&socket, |_| {}) {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(false),
@@ -74,18 +105,8 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn request(family: u8, socket_id: SocketId) -> InetRequest {
-    InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        // Where one side has closed, the other may still send.
-        states: StateFlags::ESTABLISHED
-            | StateFlags::CLOSE_WAIT
-            | StateFlags::FIN_WAIT1
-            | StateFlags::FIN_WAIT2,
-        socket_id,
-    }
+fn request(family: u8, protocol: u8, socket_id: SocketId, states: StateFlags) -> InetRequest {
+    InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id }
 }
 
 fn ask(socket: &Socket, request: InetRequest, flags: u16, kind: Option<u16>) -> io::Result<()> {
@@ -123,7 +144,7 @@ fn read(socket: &Socket, mut each: impl FnMut(&InetResponse)) -> io::Result<()> 
     }
 }
 
-fn connection(response: &InetResponse) -> Option<Connection> {
+fn connection(protocol: u8, response: &InetResponse) -> Option<Connection> {
     let header = &response.header;
     let id = &header.socket_id;
     let address = |address: std::net::IpAddr, port| SocketAddr::new(address.to_canonical(), port);
@@ -135,6 +156,7 @@ fn connection(response: &InetResponse) -> Option<Connection> {
         cookie: u64::from(low) | u64::from(high) << 32,
         cgroup: response.nlas.iter().find(|one| one.kind() == CGROUP_ID).and_then(number),
         family: header.family,
+        protocol,
         id: id.clone(),
     })
 }

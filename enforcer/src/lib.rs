@@ -35,3 +35,4 @@ mod workload;
 
 pub use enforcer::{EndpointConfig, Enforcer, EnforcerError, EnforcerOptions};
 pub use grant::{GrantRequest, Granted, Refused};
+pub use workload::end_sockets;

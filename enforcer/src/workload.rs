@@ -50,6 +50,22 @@ pub(crate) fn end_connections(attachment: &Attachment, all: &[&Connection]) -> i
     }
 }
 
+/// Ends the connections of a cgroup in the calling thread's network namespace, also those that no process holds any more:
+/// the kernel goes on to send what they had to say. Returns how many there were; once there are none, the kernel sends
+/// nothing for the cgroup by itself. Those that it cannot end (`CONFIG_INET_DIAG_DESTROY`, SCTP) end by themselves.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn end_sockets(cgroup: &Path) -> io::Result<usize> {
+    let own = cgroups(cgroup)?;
+    let mut all = connections::sending()?;
+    all.retain(|one| one.cgroup.is_some_and(|cgroup| own.contains(&cgroup)));
+    for one in &all {
+        connections::end(one)?;
+    }
+    Ok(all.len())
+}
+
 /// Identifiers of a cgroup and those below it.
 fn cgroups(path: &Path) -> io::Result<BTreeSet<u64>> {
     let mut found = BTreeSet::from([fs::metadata(path)?.ino()]);

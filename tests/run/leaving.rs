@@ -2,9 +2,11 @@
 //! packet reached the far side.
 
 use std::collections::HashMap;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 
-use crate::lab::{Lab, Said, finish, nameward, privileged};
+use crate::lab::{Lab, Said, eventually, finish, must, nameward, privileged};
+use crate::life::remains;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/run/programs/leave.py");
 
@@ -65,6 +67,10 @@ fn no_way_out_for_uid_0() {
         ("join-anycast6", "EPERM"),
         ("reuseport-cbpf", "EPERM"),
         ("reuseport-ebpf", "EPERM"),
+        ("route4", "EPERM"),
+        ("route6", "EPERM"),
+        ("old-route6", "EPERM"),
+        ("old-options6", "EPERM"),
         ("io_uring", "ENOSYS"),
         ("add_key", "EPERM"),
         ("request_key", "EPERM"),
@@ -205,4 +211,75 @@ fn what_is_learned_goes_through_no_link() {
     learn(&swap).ended(125).told("removed or replaced");
     learn("true").ended(125).told("symbolic link");
     assert_eq!(std::fs::read_to_string(precious).unwrap(), "precious");
+}
+
+/// Connects to port 8080 of two addresses; when it reads a line it writes to both, and ends by the signal of that number.
+const LAST_WORDS: &str = "import os, socket, sys\n\
+                          all = []\n\
+                          for family, address in [(2, '198.51.100.10'), (10, '2001:db8:1::10')]:\n\
+                          \tall.append(socket.socket(family))\n\
+                          \tall[-1].connect((address, 8080))\n\
+                          print('ready', flush=True)\n\
+                          end = int(sys.stdin.readline())\n\
+                          for one in all: one.send(b'secret')\n\
+                          print('sent', flush=True)\n\
+                          if end: os.kill(os.getpid(), end)";
+
+/// A command that has written to connections whose other end is out of reach: the kernel tries again and again.
+fn with_last_words(lab: &Lab, end: u8) -> Child {
+    let allowed = ["--allow-cidr", "198.51.100.10:8080", "--allow-cidr", "[2001:db8:1::10]:8080"];
+    let mut command = lab.command(&[&allowed[..], &["--", "/usr/bin/python3", "-c", LAST_WORDS]].concat());
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    must(&format!("ip -n {} link set down0 down", lab.internet()));
+    writeln!(child.stdin.as_mut().unwrap(), "{end}").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "sent");
+    child
+}
+
+/// Connections to port 8080 that the host has still.
+fn left(lab: &Lab) -> Vec<String> {
+    let tables = lab.in_namespace(&lab.host(), || {
+        ["tcp", "tcp6"]
+            .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap())
+    });
+    tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter(|line| line.contains(":1F90 "))
+        .map(Into::into)
+        .collect()
+}
+
+// X2: what the kernel has to send still is not sent when nobody judges it any more.
+#[test]
+fn no_connection_outlives_the_fence() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let child = with_last_words(&lab, 0);
+    let process = child.id();
+    let said = Said::of(&child.wait_with_output().unwrap(), Default::default());
+    assert_eq!((said.ended(0).err.as_str(), left(&lab), remains(process)), ("", vec![], vec![]));
+}
+
+// X2: nor when nameward is killed.
+#[test]
+fn connections_of_a_killed_run_stay_fenced_and_the_next_run_ends_them() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut child = with_last_words(&lab, 19);
+    let process = child.id();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("its processes have ended", || left(&lab).iter().all(|line| !line.contains(" 01 ")));
+    assert_eq!(left(&lab).len(), 2, "the kernel has them");
+    assert_eq!(remains(process).iter().filter(|path| path.starts_with("/sys/fs/bpf")).count(), 1, "fenced");
+    lab.run(&["--", "true"]).ended(0);
+    assert_eq!((left(&lab), remains(process)), (vec![], vec![]));
 }

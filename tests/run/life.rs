@@ -30,7 +30,7 @@ fn started(lab: &Lab, script: &str) -> (Child, BufReader<std::process::ChildStdo
 }
 
 /// Records, cgroups and pins of the run of this process.
-fn remains(process: u32) -> Vec<String> {
+pub(crate) fn remains(process: u32) -> Vec<String> {
     let folders = ["/run/nameward/runs", "/sys/fs/bpf/nameward", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let mark = format!("run-{process}-");
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();

@@ -1,7 +1,7 @@
 //! The fence of one run: programs on the sandbox's cgroup, and the resolver that fills their tables, in one process.
 //!
 //! What an enforcer and a resolver on a host say to each other over the feed are direct calls here. The fence does
-//! not fall by itself: its pins are [`Pins`], which outlive every process of the sandbox.
+//! not fall by itself: its pins are [`super::pins`], which outlive every process of the sandbox.
 
 use std::fs;
 use std::io;
@@ -24,11 +24,10 @@ use nameward_resolver::{Server, ServerConfig, Serving};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 
+use super::pins::BPFFS;
 use super::questions::{self, Questions};
 use crate::report::{Fact, Report, Subject, Verdict};
 
-/// Where BPF objects are pinned.
-pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The only endpoint.
 const SANDBOX: &str = "sandbox";
 /// When nothing has been told for this long after the last process has ended, nothing more is.
@@ -239,36 +238,5 @@ fn packet(decision: &decisions::Decision) -> Fact {
         },
         reason: decision.reason.to_string(),
         policy: decision.policy.clone(),
-    }
-}
-
-/// The pins of one run's programs and maps. Dropping this takes the fence down: every process of the sandbox must be
-/// gone by then.
-pub(crate) struct Pins(PathBuf);
-
-impl Pins {
-    /// Those of the run `name`; they need not be there yet.
-    pub(crate) fn of(name: &str) -> Self {
-        Self(Path::new(BPFFS).join("nameward").join(name))
-    }
-
-    /// Their folder.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                eprintln!("nameward: {} is left behind: {error}; the next run removes it", self.0.display());
-            }
-            _ => {}
-        }
-        if let Some(parent) = self.0.parent() {
-            // Others may have theirs in it.
-            let _in_use = fs::remove_dir(parent);
-        }
     }
 }

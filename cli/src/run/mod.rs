@@ -11,6 +11,7 @@
 
 mod fence;
 mod learn_file;
+pub(crate) mod pins;
 mod questions;
 mod signals;
 mod upstream;
@@ -30,8 +31,9 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use self::fence::{Fence, FenceOptions, Pins};
+use self::fence::{Fence, FenceOptions};
 use self::learn_file::LearnFile;
+use self::pins::Pins;
 use self::signals::{Request, Requests, Signals};
 use self::upstream::Upstream;
 use crate::args::{LogFormat, Run};
@@ -115,8 +117,10 @@ impl<'a> Prepared<'a> {
         // be reported as a fault.
         drop(sandbox);
         drop(runtime);
+        // The kernel may still send what they had to say: the fence outlives that, too.
+        let is_silent = pins::end_connections(cgroup.path());
         drop(cgroup);
-        drop(pins);
+        pins.take_down(is_silent);
         drop(lease);
         result
     }

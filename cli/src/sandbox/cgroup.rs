@@ -1,7 +1,7 @@
 //! The cgroup of one sandbox: made below the caller's own, so that the caller's limits go on to hold.
 //!
-//! Gives a folder and a descriptor to spawn into; killing is the kernel's `cgroup.kill`. Does not attach
-//! programs, and never touches a cgroup that it did not make.
+//! Gives a folder and a descriptor to spawn into; killing is the kernel's `cgroup.kill`, and connections go with the
+//! processes. Does not attach programs, and never touches a cgroup that it did not make.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use nameward_enforcer::end_sockets;
 
 /// Longest time for the processes of a killed cgroup to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,21 +60,34 @@ impl Drop for Cgroup {
     }
 }
 
-/// Kills whatever lives in a cgroup and below, and removes it with all cgroups in it.
+/// Kills whatever lives in a cgroup and below, ends the connections that it leaves, and removes the cgroup with all in it.
+/// What had been sent last may not have arrived: without an end, the kernel would go on to send it.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     }
     let started = Instant::now();
+    let left = || KILL_TIMEOUT.saturating_sub(started.elapsed());
+    while !left().is_zero() && wait_until_empty(path, left())? == Populated::Yes {}
+    if let Err(error) = end_sockets(path) {
+        // They end by themselves; who takes the fence down waits for that.
+        tracing::debug!(%error, "connections of a command cannot be ended");
+    }
     loop {
         match remove_folders(path) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < KILL_TIMEOUT => {
-                wait_until_empty(path, KILL_TIMEOUT.saturating_sub(started.elapsed()))?;
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !left().is_zero() => {
+                wait_until_empty(path, left())?;
             }
             other => return other,
         }
     }
+}
+
+#[derive(PartialEq, Eq)]
+enum Populated {
+    Yes,
+    No,
 }
 
 fn remove_folders(path: &Path) -> io::Result<()> {
@@ -87,7 +101,7 @@ fn remove_folders(path: &Path) -> io::Result<()> {
 }
 
 /// `cgroup.events` becomes readable by priority when `populated` changes (cgroup-v2, "cgroup.events").
-fn wait_until_empty(path: &Path, timeout: Duration) -> io::Result<()> {
+fn wait_until_empty(path: &Path, timeout: Duration) -> io::Result<Populated> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let file = File::open(path.join("cgroup.events"))?;
     if io::read_to_string(&file)?.contains("populated 1") {
@@ -95,10 +109,10 @@ fn wait_until_empty(path: &Path, timeout: Duration) -> io::Result<()> {
         let round = timeout.min(Duration::from_millis(100));
         let timeout = PollTimeout::try_from(round).unwrap_or(PollTimeout::ZERO);
         poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout).map_err(io::Error::from)?;
-    } else {
-        std::thread::yield_now();
+        return Ok(Populated::Yes);
     }
-    Ok(())
+    std::thread::yield_now();
+    Ok(Populated::No)
 }
 
 /// Folder of the cgroup that this process is in.

@@ -7,12 +7,14 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup;
+use crate::run::pins;
 
 /// Where records are kept.
 const FOLDER: &str = "/run/nameward/runs";
@@ -26,11 +28,12 @@ pub(crate) struct Holdings {
     pub(crate) pins: PathBuf,
 }
 
-/// A locked record. Dropping it removes the record: what it names must be gone by then.
+/// A locked record. Dropping it removes the record, unless pins that it names are still there: then it is for the next run.
 #[derive(Debug)]
 pub(crate) struct Lease {
     path: PathBuf,
     file: Flock<File>,
+    pins: PathBuf,
 }
 
 impl Lease {
@@ -49,19 +52,23 @@ impl Lease {
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let file =
             lock(file, FlockArg::LockExclusiveNonblock).context("cannot lock the record of this run")?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, pins: PathBuf::new() })
     }
 
     /// Writes down what this run makes.
-    pub(crate) fn record(self, holdings: &Holdings) -> Result<Self> {
+    pub(crate) fn record(mut self, holdings: &Holdings) -> Result<Self> {
         let text = serde_json::to_vec(holdings)?;
         (&*self.file).write_all(&text).with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.pins.clone_from(&holdings.pins);
         Ok(self)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.pins.exists() {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "the record of this run could not be removed");
         }
@@ -72,27 +79,27 @@ fn lock(file: File, how: FlockArg) -> io::Result<Flock<File>> {
     Flock::lock(file, how).map_err(|(_, error)| io::Error::from(error))
 }
 
-/// Removes a record and what it names, unless its run is alive. What cannot be removed stays recorded.
+/// Removes a record and what it names, unless its run is alive, or sockets of it. What cannot be removed stays recorded.
 fn remove_if_abandoned(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     let Ok(_file) = lock(file, FlockArg::LockExclusiveNonblock) else { return };
     let text = fs::read(path).unwrap_or_default();
     let holdings: Holdings = serde_json::from_slice(&text).unwrap_or_default();
-    if let Err(error) = remove(&holdings).and_then(|()| fs::remove_file(path)) {
+    let removed = remove(&holdings).and_then(|all| if all { fs::remove_file(path) } else { Ok(()) });
+    if let Err(error) = removed {
         eprintln!("nameward: cannot remove what a killed run left behind ({}): {error}", path.display());
     }
 }
 
-/// The processes first: they must never run without the programs that fence them.
-fn remove(holdings: &Holdings) -> io::Result<()> {
-    if !holdings.cgroup.as_os_str().is_empty() {
+/// The processes first, then their sockets: neither may live without the programs that fence them. False: sockets do.
+fn remove(holdings: &Holdings) -> io::Result<bool> {
+    let is_known = !holdings.cgroup.as_os_str().is_empty() && holdings.cgroup.exists();
+    if is_known {
         cgroup::remove(&holdings.cgroup)?;
     }
-    if !holdings.pins.as_os_str().is_empty() {
-        match fs::remove_dir_all(&holdings.pins) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+    if holdings.pins.as_os_str().is_empty() {
+        return Ok(true);
     }
-    Ok(())
+    // Where the cgroup was gone already, an earlier run has waited.
+    pins::remove_left(&holdings.pins, if is_known { pins::RELEASE_TIMEOUT } else { Duration::ZERO })
 }

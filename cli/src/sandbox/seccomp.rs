@@ -65,9 +65,12 @@ const REFUSED_REQUESTS: [u64; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TUNSET
 /// Options of sockets, by level.
 ///
 /// By the first two, a program chooses who of the sockets that share a port is sent to. The kernel leaves such a program
-/// out when a hook asks who would be: it names one of ours, and a listener outside is reached (X6). The others join
-/// groups: the kernel then sends reports (IGMP, MLD) that no hook sees, to an address of the command's choice.
-const REFUSED_OPTIONS: [(i32, i32); 10] = [
+/// out when a hook asks who would be: it names one of ours, and a listener outside is reached (X6). The next ones join
+/// groups: the kernel then sends reports (IGMP, MLD) that no hook sees, to an address of the command's choice. The last
+/// ones keep a route in the socket (source routing, RFC 791, RFC 8754): what it sends is for one address and goes to
+/// another. Each such packet is judged and denied, but nobody needs them. Hop-by-hop and destination options (54, 59, and
+/// 55) name no address that a packet is sent to, and the kernel takes them from CAP_NET_RAW only.
+const REFUSED_OPTIONS: [(i32, i32); 14] = [
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF),
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
     (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
@@ -78,10 +81,15 @@ const REFUSED_OPTIONS: [(i32, i32); 10] = [
     (libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST),
     (libc::IPPROTO_IPV6, MCAST_JOIN_GROUP),
     (libc::IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP),
+    (libc::IPPROTO_IP, libc::IP_OPTIONS),
+    (libc::IPPROTO_IPV6, IPV6_RTHDR),
+    (libc::IPPROTO_IPV6, libc::IPV6_2292RTHDR),
+    (libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS),
 ];
-// Of <linux/in.h>, for which libc has no names.
+// Of <linux/in.h> and <linux/in6.h>, for which libc has no names.
 const MCAST_JOIN_GROUP: i32 = 42;
 const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
+const IPV6_RTHDR: i32 = 57;
 
 /// Answered "not implemented", so that programs take their other road: io_uring makes sockets and sends
 /// without system calls that a filter sees; the flags of `clone3` are in memory that a filter cannot read.

@@ -170,6 +170,40 @@ pub fn is_populated(path: &Path) -> Result<bool, KernelError> {
     Ok(text.lines().any(|line| line == "populated 1"))
 }
 
+/// Whether a cgroup that is removed is still fenced by the links that are pinned in a folder or below: each of its sockets,
+/// whoever has it, keeps its programs in force, and with the last one the kernel takes them off the links. Unix sockets
+/// count, too. Also says so of a cgroup that is there.
+///
+/// # Errors
+/// When the pins cannot be read.
+pub fn is_fenced_by(pins: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        // All hooks of a cgroup fall together; this one has what is sent.
+        let stands = match path.file_name().and_then(|name| name.to_str()?.strip_prefix("link_")) {
+            Some(programs::CGROUP_EGRESS) => has_cgroup(&path)?,
+            Some(_) => false,
+            None => path.is_dir() && is_fenced_by(&path)?,
+        };
+        if stands {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a pinned link has a cgroup, by what the kernel says of its descriptor (`bpf_cgroup_link_show_fdinfo`).
+fn has_cgroup(pin: &Path) -> io::Result<bool> {
+    let Some(link) = open_link(pin)? else { return Ok(false) };
+    let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let id = said.lines().find_map(|line| line.strip_prefix("cgroup_id:"));
+    Ok(id.is_none_or(|id| id.trim() != "0"))
+}
+
 /// Removes cgroups below the root of the tree whose names start with `prefix` and that hold no process.
 ///
 /// # Errors

@@ -27,7 +27,9 @@ mod object;
 mod store;
 
 pub use bpffs::{ensure_mounted, is_bpffs};
-pub use cgroup::{OwnCgroup, cgroup_id, cgroup2_mount, is_populated, netns_cookie, remove_empty_cgroups};
+pub use cgroup::{
+    OwnCgroup, cgroup_id, cgroup2_mount, is_fenced_by, is_populated, netns_cookie, remove_empty_cgroups,
+};
 pub use clock::BootNanos;
 pub use endpoint::{Attachment, EndpointSpec, KernelEndpoint, MapSizes, refuse_host};
 pub(crate) use endpoint::{Gateway, address_bytes};
