@@ -34,15 +34,20 @@ pub fn find_packet(
     direction: Direction,
 ) -> *mut Flow {
     tuple(packet, key, direction);
-    adapt(endpoint, key);
-    let flow = find(endpoint.now, key);
-    if !flow.is_null() || !endpoint.is_cgroup() || packet.protocol != TCP {
-        return flow;
+    let egress = matches!(direction, Direction::Egress);
+    let may_be_accepted = endpoint.is_cgroup() && packet.protocol == TCP;
+    // The flow of a listener's socket is of the peer that it was connected to before.
+    if !may_be_accepted || !packet.is_to_listener(egress) {
+        adapt(endpoint, key);
+        let flow = find(endpoint.now, key);
+        if !flow.is_null() || !may_be_accepted {
+            return flow;
+        }
+        tuple(packet, key, direction);
     }
-    tuple(packet, key, direction);
     key.local = [0; 16];
     let flow = find(endpoint.now, key);
-    if flow.is_null() && matches!(direction, Direction::Egress) {
+    if flow.is_null() && egress {
         adapt(endpoint, key);
     }
     flow

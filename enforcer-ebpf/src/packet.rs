@@ -169,6 +169,13 @@ impl Packet {
     pub fn is_bare_syn(&self) -> bool {
         self.protocol == TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
     }
+
+    /// A SYN that comes for a listener, or the listener's answer to one.
+    #[inline(always)]
+    pub fn is_to_listener(&self, egress: bool) -> bool {
+        let answer = if egress { ACK } else { 0 };
+        self.tcp_flags & (SYN | ACK | RST) == SYN | answer
+    }
 }
 
 #[derive(Clone, Copy)]
