@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use nameward_crds::{
     Mistakes,
@@ -75,7 +76,7 @@ impl Config {
         }
         let config = Self { file: file.into(), read, allowed, netns_cookie: kernel::netns_cookie()? };
         config.check_places()?;
-        config.wanted(Timestamp::now())?;
+        config.wanted(Timestamp::now(), &[])?;
         Ok(config)
     }
 
@@ -112,14 +113,16 @@ impl Config {
         &self.read.settings.dns.trusted
     }
 
-    /// The endpoints with the rules that hold at `now`.
+    /// The endpoints with the rules that hold at `now`, on a host with these addresses.
     ///
     /// # Errors
     /// [`ConfigError::Endpoints`] when rules do not fit into the kernel's tables.
-    pub fn wanted(&self, now: Timestamp) -> Result<Wanted, ConfigError> {
+    pub fn wanted(&self, now: Timestamp, own_addresses: &[IpNet]) -> Result<Wanted, ConfigError> {
+        let ranges = ClusterRanges { own_node: own_addresses.to_vec(), ..ClusterRanges::default() };
         let (mut endpoints, mut mistakes) = (Vec::new(), Vec::new());
         for endpoint in &self.read.endpoints {
-            match self.compile(endpoint, now) {
+            let (settings, rules) = (&self.read.settings, &endpoint.rules);
+            match RuleSet::compile(endpoint.isolation, rules, settings, &ranges, now) {
                 Ok(rules) => endpoints.extend(self.want(endpoint, rules)),
                 Err(error) => mistakes.push(self.mistake(endpoint, &error)),
             }
@@ -147,15 +150,6 @@ impl Config {
             }
         }
         if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Endpoints(mistakes)) }
-    }
-
-    fn compile(
-        &self,
-        endpoint: &StaticEndpoint,
-        now: Timestamp,
-    ) -> Result<RuleSet, nameward_policy::CompileError> {
-        let cluster = ClusterRanges::default();
-        RuleSet::compile(endpoint.isolation, &endpoint.rules, &self.read.settings, &cluster, now)
     }
 
     fn want(&self, endpoint: &StaticEndpoint, rules: RuleSet) -> Option<WantedEndpoint> {

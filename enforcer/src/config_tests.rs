@@ -53,7 +53,7 @@ fn a_file_becomes_endpoints_with_rules() {
     let file = File::new("whole", &file(""));
     let config = file.read().unwrap();
     assert_eq!(config.trusted(), ["10.96.0.10:53".parse().unwrap()]);
-    let wanted = config.wanted(Timestamp::now()).unwrap();
+    let wanted = config.wanted(Timestamp::now(), &[]).unwrap();
     let [endpoint] = &wanted.endpoints[..] else { panic!("one endpoint") };
     assert_eq!((&*endpoint.config.uid, &*endpoint.config.name), ("ci/runner", "ci/runner"));
     assert_eq!(endpoint.config.attachment, Attachment::Interface { name: "nwt-absent".into() });
@@ -69,9 +69,9 @@ fn rules_end_at_their_time() {
     let file = File::new("expiry", &file("      expiresAt: \"2100-01-01T00:00:00Z\""));
     let config = file.read().unwrap();
     let end: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
-    let before = config.wanted("2099-12-31T23:59:59Z".parse().unwrap()).unwrap();
+    let before = config.wanted("2099-12-31T23:59:59Z".parse().unwrap(), &[]).unwrap();
     assert_eq!((before.next_change, classes(&before) != 0), (Some(end), true));
-    let after = config.wanted(end).unwrap();
+    let after = config.wanted(end, &[]).unwrap();
     assert_eq!((after.next_change, classes(&after)), (None, 0));
 }
 
@@ -94,6 +94,6 @@ fn the_root_cgroup_is_fenced_only_on_demand() {
     let error = file.read().unwrap_err().to_string();
     assert!(error.contains("endpoint ci/runner") && error.contains("--allow-root-cgroup"), "{error}");
     let allowed = HostAllowed { root_cgroup: true, ..HostAllowed::default() };
-    let wanted = Config::read(&file.0, allowed).unwrap().wanted(Timestamp::now()).unwrap();
+    let wanted = Config::read(&file.0, allowed).unwrap().wanted(Timestamp::now(), &[]).unwrap();
     assert!(wanted.endpoints[0].config.allow_host);
 }

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use nameward_api::Followed;
 use nameward_daemon::audit::AuditCounts;
 use nameward_feed::{Identity, sockets::DnsSocket};
@@ -48,6 +49,7 @@ use crate::{
         Attachment, BootNanos, EndpointSpec, Host, HostOptions, KernelEndpoint, KernelError, cgroup_id,
         interface_index,
     },
+    own_addresses::own_addresses,
     policies::watch::Health,
 };
 
@@ -121,6 +123,9 @@ pub enum EnforcerError {
     /// The process ends before it was done.
     #[error("the process is about to end")]
     Stopped(#[source] tokio::task::JoinError),
+    /// The kernel does not tell which addresses this host has.
+    #[error("cannot read the addresses of this host")]
+    OwnAddresses(#[source] io::Error),
     /// The kernel's identifier of this boot cannot be read.
     #[error("cannot read the boot's identifier; is /proc mounted?")]
     Boot(#[source] io::Error),
@@ -137,6 +142,7 @@ impl EnforcerError {
                 EndpointError::Journal(_) => "file",
             },
             Self::Io { .. } | Self::Boot(_) => "file",
+            Self::OwnAddresses(_) => "addresses",
             Self::NoSuchEndpoint { .. } => "endpoint",
             Self::NoIdentity => "identity",
             Self::Stopped(_) => "stopped",
@@ -167,6 +173,7 @@ struct Inner {
     cluster: OnceLock<Arc<Health>>,
     /// Changes with every interface that comes, goes or changes.
     links: watch::Sender<()>,
+    own_addresses: watch::Sender<Vec<IpNet>>,
     path_is_whole: AtomicBool,
 }
 
@@ -300,6 +307,7 @@ impl Enforcer {
             live_answers: Mutex::default(),
             cluster: OnceLock::new(),
             links: watch::Sender::new(()),
+            own_addresses: watch::Sender::new(own_addresses().map_err(EnforcerError::OwnAddresses)?),
             path_is_whole: AtomicBool::new(false),
         })))
     }

@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod loopback_dns;
 mod netns;
 pub mod options;
+mod own_addresses;
 pub mod pods;
 pub mod policies;
 pub mod status;

@@ -296,23 +296,23 @@ impl Bindings {
         over(self.by_address.len() + fresh, all).then_some(LimitReached::Addresses { limit: all })
     }
 
-    /// Forgets addresses that are not to be kept under their names.
-    pub fn retain(&mut self, keep: impl Fn(&Name, IpAddr) -> bool) {
-        self.forget_of(|name, lease| keep(name, lease.address));
+    /// Forgets addresses that are not to be kept under their names. Returns those that some name has lost.
+    pub fn retain(&mut self, keep: impl Fn(&Name, IpAddr) -> bool) -> BTreeSet<IpAddr> {
+        self.forget_of(|name, lease| keep(name, lease.address))
     }
 
     fn forget(&mut self, keep: impl Fn(&Lease) -> bool) {
         self.forget_of(|_, lease| keep(lease));
     }
 
-    fn forget_of(&mut self, keep: impl Fn(&Name, &Lease) -> bool) {
+    fn forget_of(&mut self, keep: impl Fn(&Name, &Lease) -> bool) -> BTreeSet<IpAddr> {
         let of = |binding: &Binding| {
             let lost = binding.addresses.iter().filter(|lease| !keep(&binding.name, lease));
             lost.map(|lease| lease.address).collect::<Vec<_>>()
         };
         let gone: BTreeSet<IpAddr> = self.iter().flat_map(of).collect();
         if gone.is_empty() {
-            return;
+            return gone;
         }
         let kept = |ByName(mut binding): ByName| {
             let Binding { name, addresses, .. } = &mut *binding;
@@ -321,16 +321,17 @@ impl Bindings {
         };
         self.names = std::mem::take(&mut self.names).into_iter().filter_map(kept).collect();
         let Self { names, by_address, .. } = self;
-        for address in gone {
-            if let Some(known) = by_address.get_mut(&address) {
+        for address in &gone {
+            if let Some(known) = by_address.get_mut(address) {
                 known.retain(|name| {
-                    names.get(name).is_some_and(|ByName(binding)| binding.lease(address).is_some())
+                    names.get(name).is_some_and(|ByName(binding)| binding.lease(*address).is_some())
                 });
                 if known.is_empty() {
-                    by_address.remove(&address);
+                    by_address.remove(address);
                 }
             }
         }
+        gone
     }
 }
 

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 /// Address of the DNS server.
 pub(crate) const DNS: &str = "198.51.100.53";
 /// Names and their addresses.
-pub(crate) const NAMES: [(&str, &[&str]); 8] = [
+pub(crate) const NAMES: [(&str, &[&str]); 10] = [
     ("allowed.example", &["198.51.100.10"]),
     ("six.example", &["2001:db8:1::10"]),
     ("both.example", &["198.51.100.11", "2001:db8:1::11"]),
@@ -28,6 +28,8 @@ pub(crate) const NAMES: [(&str, &[&str]); 8] = [
     ("a.wild.example", &["198.51.100.12"]),
     ("private.example", &["10.66.0.10"]),
     ("metadata.example", &["169.254.169.254"]),
+    ("self.example", &["192.0.2.2", "2001:db8::2", "::ffff:192.0.2.2", "64:ff9b::192.0.2.2"]),
+    ("moves.example", &["198.51.100.12", "198.51.100.13"]),
 ];
 /// Every name below this one exists.
 const MANY: &str = ".many.example";
@@ -136,14 +138,14 @@ impl Lab {
 
     fn link(&self) {
         let (host, internet) = (self.host(), self.internet());
-        let addresses =
-            NAMES.iter().flat_map(|(_, addresses)| addresses.iter()).chain(&NAMELESS).chain([&DNS]);
+        let named = NAMES.iter().filter(|(name, _)| *name != "self.example");
+        let addresses = named.flat_map(|(_, addresses)| addresses.iter()).chain(&NAMELESS).chain([&DNS]);
         let addresses: String = addresses
             .map(|address| {
                 let bits = if address.contains(':') { "128 nodad" } else { "32" };
                 let (address, flags) = (address, bits.split_once(' ').map_or("", |(_, flags)| flags));
                 let bits = bits.split(' ').next().unwrap();
-                format!("ip -n {internet} addr add {address}/{bits} dev lo {flags} && ")
+                format!("ip -n {internet} addr replace {address}/{bits} dev lo {flags} && ")
             })
             .collect();
         must(&format!(
@@ -261,7 +263,7 @@ fn remove_leftovers() {
     }
 }
 
-fn serve_forever(listener: &TcpListener, reached: &Mutex<Vec<SocketAddr>>) {
+pub(crate) fn serve_forever(listener: &TcpListener, reached: &Mutex<Vec<SocketAddr>>) {
     for connection in listener.incoming() {
         let Ok(mut connection) = connection else { return };
         let local = connection.local_addr().unwrap();

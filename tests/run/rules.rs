@@ -1,6 +1,12 @@
 //! What the rules of the command line mean, on the wire (X1, X6, X7, X8).
 
-use crate::lab::{DNS, Lab, Said, finish, nameward, privileged};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lab::{DNS, Lab, Said, eventually, finish, must, nameward, privileged, serve_forever};
 
 const CURL: [&str; 4] = ["curl", "-sS", "--max-time", "10"];
 
@@ -198,6 +204,103 @@ fn private_answers_need_a_word() {
     assert!(!lab.was_reached("169.254.169.254"));
 }
 
+// A3, X6, B7: the host is no place that a name may lead to, whoever answers so.
+#[test]
+fn no_name_opens_the_host() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let (host, reached) = (lab.host(), Arc::clone(&lab.reached));
+    lab.in_namespace(&host, move || {
+        let listener = TcpListener::bind("[::]:80").unwrap();
+        std::thread::spawn(move || serve_forever(&listener, &reached));
+    });
+    let said = curl(&lab, &["--allow", "*.example"], "http://self.example/");
+    said.ended(6).told("denied name self.example: private-address");
+    assert!(!lab.was_reached("192.0.2.2") && !lab.was_reached("2001:db8::2"), "{said:#?}");
+    let widened = ["--allow", "self.example", "--allow-private", "self.example"];
+    curl(&lab, &widened, "http://self.example/").ended(6);
+    let ruled = ["--allow", "self.example", "--allow-cidr", "192.0.2.2:80"];
+    curl(&lab, &ruled, "http://self.example/").ended(0);
+}
+
+// A3: also one that it gets while the command runs.
+#[test]
+fn an_address_that_becomes_the_host_s_is_open_no_more() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let (host, reached) = (lab.host(), Arc::clone(&lab.reached));
+    // Read by line; once an answer comes without the address, it is tried itself.
+    let script = "set -e\n\
+                  curl -sS --max-time 5 http://198.51.100.13/ > /dev/null && exit 9\n\
+                  curl -sS --max-time 5 http://moves.example/\n\
+                  curl -sS --max-time 5 http://198.51.100.13/\n\
+                  read line\n\
+                  while getent ahostsv4 moves.example | grep -q 198.51.100.13; do sleep 0.02; done\n\
+                  curl -sS --max-time 5 http://198.51.100.12/\n\
+                  curl -sS --max-time 5 http://198.51.100.13/ && exit 9\n\
+                  read line\n\
+                  until getent ahostsv4 moves.example | grep -q 198.51.100.13; do sleep 0.02; done\n\
+                  curl -sS --max-time 5 http://198.51.100.13/";
+    let script = script.replace("&& exit 9", "&& exit 9 || true");
+    let mut child = lab
+        .command(&["--allow", "moves.example", "--", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut out) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut lines = |count: usize| -> Vec<String> {
+        let line = |_| {
+            let mut line = String::new();
+            out.read_line(&mut line).map(|_| line).unwrap()
+        };
+        (0..count).map(line).collect()
+    };
+    let said = lines(2);
+    assert_eq!(said[1], "hello from 198.51.100.13\n", "{said:?}");
+    must(&format!("ip -n {host} addr add 198.51.100.13/32 dev up0"));
+    lab.in_namespace(&host, move || {
+        let listener = TcpListener::bind("198.51.100.13:80").unwrap();
+        std::thread::spawn(move || serve_forever(&listener, &reached));
+    });
+    let before = lab.reached.lock().unwrap().len();
+    writeln!(stdin).unwrap();
+    assert_eq!(lines(1), ["hello from 198.51.100.12\n"]);
+    eventually("the last one has been tried", || lab.reached.lock().unwrap().len() > before);
+    must(&format!("ip -n {host} addr del 198.51.100.13/32 dev up0"));
+    writeln!(stdin).unwrap();
+    assert_eq!(lines(1), ["hello from 198.51.100.13\n"]);
+    let output = child.wait_with_output().unwrap();
+    Said::of(&output, Duration::ZERO).ended(0).told("denied tcp 198.51.100.13:80 (moves.example)");
+}
+
+// R7: a rule of a policy file ends while the command runs.
+#[test]
+fn a_rule_ends_by_the_clock() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    let end = jiff::Timestamp::from_second(end.as_second()).unwrap();
+    let policy = format!(
+        "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: short}}\nspec:\n  \
+         podSelector: {{}}\n  egress:\n  - name: r\n    to: [{{domainNames: [allowed.example]}}]\n    \
+         ports: [{{protocol: TCP}}]\n    expiresAt: \"{end}\"\n"
+    );
+    let file = lab.file("short.yaml", &policy);
+    let script = "curl -sS --max-time 5 http://allowed.example/ && \
+                  while curl -s --max-time 5 http://198.51.100.10/ > /dev/null; do sleep 0.1; done; echo over";
+    let said = lab.run(&["--policy", &file, "--", "sh", "-c", script]);
+    assert_eq!(said.ended(0).out, "hello from 198.51.100.10\nover\n", "{said:#?}");
+    assert!(jiff::Timestamp::now() >= end);
+}
+
 // X8
 #[test]
 fn names_of_the_hosts_file_grant_its_addresses() {
@@ -261,6 +364,41 @@ fn name_service_sockets_are_hidden_and_plain_dns_is_used() {
     let expected =
         format!("hosts: files dns\nnameserver {DNS}\nsearch wild.example\nhello from 198.51.100.12\n");
     assert_eq!(said.out, expected, "{said:#?}");
+}
+
+// G9: the same socket was a client before.
+#[test]
+fn a_socket_that_was_connected_accepts_nobody_from_outside() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let serve = "import ctypes, socket\n\
+                 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+                 s.connect(('198.51.100.10', 80))\n\
+                 assert ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16) == 0\n\
+                 s.bind(('0.0.0.0', 7777)); s.listen(); s.settimeout(2)\n\
+                 print('ready', flush=True)\ntry: s.accept(); print('accepted')\nexcept TimeoutError: print('nobody')";
+    let mut child = lab
+        .command(&["--allow-cidr", "198.51.100.10:80", "--", "/usr/bin/python3", "-c", serve])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n", "{:?}", child.wait_with_output());
+    let internet = lab.internet();
+    let connected = lab.in_namespace(&internet, || {
+        let timeout = Duration::from_millis(500);
+        std::net::TcpStream::connect_timeout(&"192.0.2.2:7777".parse().unwrap(), timeout).is_ok()
+    });
+    line.clear();
+    out.read_line(&mut line).unwrap();
+    assert_eq!((connected, line.as_str()), (false, "nobody\n"));
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("inbound"), "{output:?}");
 }
 
 // G9

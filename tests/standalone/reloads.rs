@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     api::{get, json},
-    pair_lab::{Host, Part, ask, reaches},
+    pair_lab::{Host, Part, Place, ask, reaches},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -142,6 +142,29 @@ fn a_rule_ends_by_the_clock() {
         });
         assert!(ended >= end, "{}: {ended} is before {end}", workload.name());
         assert_eq!(ask(&**workload, "allowed.example", 3).status, "NXDOMAIN", "{}", workload.name());
+    }
+}
+
+// A3, B7: also when it gets the address while both run
+#[test]
+fn the_host_s_own_addresses_are_granted_to_nobody() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::running("other.example");
+    let namespace = host.internet.host();
+    let addresses = |workload: &dyn Place| ask(workload, "other.example", 3).addresses;
+    for workload in &host.workloads {
+        assert_eq!(addresses(&**workload), ["198.51.100.11"], "{}", workload.name());
+    }
+    namespace.ip("addr add 198.51.100.11/32 dev lo").unwrap();
+    for workload in &host.workloads {
+        wait_until("it is removed from answers", SOON, || addresses(&**workload).is_empty().then_some(()));
+        assert!(!reaches(&**workload, "198.51.100.11"), "{}: what was granted before", workload.name());
+    }
+    namespace.ip("addr del 198.51.100.11/32 dev lo").unwrap();
+    for workload in &host.workloads {
+        wait_until("it is in answers again", SOON, || (!addresses(&**workload).is_empty()).then_some(()));
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use nameward_api::serve::ApiPlace;
 use nameward_enforcer::kernel::{self, Attachment, HostOptions};
@@ -21,7 +22,10 @@ use nameward_resolver::endpoints::{EndpointView, Endpoints};
 use nameward_resolver::grants::{self, Grantor};
 use nameward_resolver::refused::RefusedNames;
 use nameward_resolver::{Server, ServerConfig, Serving};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 use tokio::task::JoinSet;
 
 use super::pins::BPFFS;
@@ -32,6 +36,9 @@ use crate::report::{Fact, Report, Subject, Verdict};
 const SANDBOX: &str = "sandbox";
 /// When nothing has been told for this long after the last process has ended, nothing more is.
 const SILENCE: Duration = Duration::from_millis(20);
+
+/// The clock may be set while we sleep.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// What a fence needs to know.
 pub(crate) struct FenceOptions<'a> {
@@ -77,14 +84,22 @@ impl Fence {
     /// Attaches the programs, puts the rules into force and serves DNS. When it returns, nothing of the cgroup gets
     /// through that is not allowed.
     pub(crate) fn raise(options: FenceOptions<'_>) -> Result<Self> {
-        let settings = Settings { inbound: Inbound::None, ..Settings::default() };
-        let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
-        let cluster = ClusterRanges::default();
-        let rules = RuleSet::compile(isolation, options.rules, &settings, &cluster, Timestamp::now())?;
-        let enforcer = open(&options, settings)?;
+        let rules = Rules::of(&options);
+        let enforcer = open(&options, rules.settings.clone())?;
         let packets = enforcer.decisions();
         let mut tasks = enforcer.start(|| true)?;
-        let endpoints = put_into_force(&enforcer, rules)?;
+        let mut own_addresses = enforcer.own_addresses();
+        let compiled = rules.compile(&own_addresses.borrow_and_update())?;
+        let next_change = compiled.next_change;
+        let endpoints = Arc::new(Endpoints::new());
+        put_into_force(&enforcer, &endpoints, compiled)?;
+        let (known, of) = (Arc::clone(&endpoints), enforcer.clone());
+        tasks.spawn(async move {
+            if let Err(error) = rules.follow(next_change, own_addresses, &of, &known).await {
+                tracing::error!(error = format!("{error:#}"), "the rules cannot follow the clock and the host");
+            }
+            "rules"
+        });
         let refused = options.api.map(|_| Arc::new(RefusedNames::default()));
         let (sink, questions) = questions::channel(refused.clone());
         if let Some(refused) = refused {
@@ -170,12 +185,63 @@ fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
     Ok(enforcer)
 }
 
+/// What the command may do, at whatever time and on whatever addresses the host has.
+struct Rules {
+    rules: Vec<Rule>,
+    isolation: Isolation,
+    settings: Settings,
+}
+
+impl Rules {
+    fn of(options: &FenceOptions<'_>) -> Self {
+        Self {
+            rules: options.rules.to_vec(),
+            isolation: if options.audit { Isolation::Audit } else { Isolation::Isolated },
+            settings: Settings { inbound: Inbound::None, ..Settings::default() },
+        }
+    }
+
+    /// No name opens an address of the host (A3).
+    fn compile(&self, own_addresses: &[IpNet]) -> Result<RuleSet> {
+        let host = ClusterRanges { own_node: own_addresses.to_vec(), ..ClusterRanges::default() };
+        Ok(RuleSet::compile(self.isolation, &self.rules, &self.settings, &host, Timestamp::now())?)
+    }
+
+    /// Compiles them anew when one begins or ends (R7) and when the host's addresses change. Ends with the first failure.
+    async fn follow(
+        &self,
+        mut next_change: Option<Timestamp>,
+        mut own_addresses: watch::Receiver<Vec<IpNet>>,
+        enforcer: &Enforcer,
+        endpoints: &Endpoints,
+    ) -> Result<()> {
+        loop {
+            tokio::select! {
+                changed = own_addresses.changed() => changed?,
+                () = until(next_change) => {}
+            }
+            let compiled = self.compile(&own_addresses.borrow_and_update())?;
+            next_change = compiled.next_change;
+            endpoints.revoke(SANDBOX, enforcer.next_generation(SANDBOX)?);
+            put_into_force(enforcer, endpoints, compiled)?;
+        }
+    }
+}
+
+/// Waits for a time of the wall clock, which may be set meanwhile. None: for ever.
+async fn until(at: Option<Timestamp>) {
+    let Some(at) = at else { return std::future::pending().await };
+    while Timestamp::now() < at {
+        let left = Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default();
+        tokio::time::sleep(left.clamp(Duration::from_millis(1), LOOK_AT_CLOCK)).await;
+    }
+}
+
 /// Rules for kernel and resolver: the resolver learns them when the kernel has them.
-fn put_into_force(enforcer: &Enforcer, rules: RuleSet) -> Result<Arc<Endpoints>> {
+fn put_into_force(enforcer: &Enforcer, endpoints: &Endpoints, rules: RuleSet) -> Result<()> {
     let rules = Arc::new(rules);
     enforcer.apply_rules(SANDBOX, Arc::clone(&rules))?;
     let view = enforcer.view(SANDBOX)?.ok_or_else(|| anyhow!("the rules are not in force"))?;
-    let endpoints = Endpoints::new();
     endpoints.apply(EndpointView {
         uid: view.uid,
         name: view.name.into(),
@@ -183,7 +249,7 @@ fn put_into_force(enforcer: &Enforcer, rules: RuleSet) -> Result<Arc<Endpoints>>
         rules: Arc::clone(&rules.dns),
         identity: view.identity,
     });
-    Ok(Arc::new(endpoints))
+    Ok(())
 }
 
 /// Grants by a call: the kernel has the addresses when it returns (G1).

@@ -180,7 +180,7 @@ impl<S: KernelStore> Endpoint<S> {
     pub fn apply(&mut self, rules: Arc<RuleSet>, now: BootTime) -> Result<u32, EndpointError> {
         let generation = self.next_generation();
         self.bindings.set_limits(rules.settings.limits);
-        self.bindings.retain(|name, address| may_keep(&rules, name, address));
+        let lost = self.bindings.retain(|name, address| may_keep(&rules, name, address));
         let mut observed = self.store.observe()?;
         let desired = self.grants.desired(&rules, &self.bindings, now);
         self.note_ids()?;
@@ -205,7 +205,10 @@ impl<S: KernelStore> Endpoint<S> {
         self.generation = generation;
         self.isolated_before = isolated;
         self.rules = Some(rules);
-        for write in &plan.clean {
+        // No name gives these any more, while the ids that they refer to may be in use for other addresses.
+        let lost = lost.into_iter().map(address_bytes).filter(|address| !desired.allow.contains_key(address));
+        let lost: Vec<_> = lost.map(MapWrite::ForgetAllow).collect();
+        for write in lost.iter().chain(&plan.clean) {
             if let Err(error) = self.store.write(write) {
                 // The meaning of the rest does not depend on it; the next switch tries again.
                 tracing::warn!(%error, "an old rule's entry stays in the kernel");

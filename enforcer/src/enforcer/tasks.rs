@@ -9,11 +9,16 @@ use std::{
 };
 
 use futures::StreamExt;
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use nameward_abi::Event;
 use nameward_feed::proto::RefusedNames;
 use nameward_policy::{BootTime, Destination};
-use rtnetlink::MulticastGroup;
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::RouteNetlinkMessage,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{Enforcer, EnforcerError, Guarded, now};
@@ -23,6 +28,7 @@ use crate::{
     gateway,
     heartbeat::{self, AnswerPath},
     kernel::{Attachment, BootNanos, EventReader, KernelError, KernelStore, Order, interface_index},
+    own_addresses::own_addresses,
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -96,13 +102,27 @@ impl Enforcer {
         self.0.links.subscribe()
     }
 
+    /// The addresses of this host, which no name opens (A3). They change while [`start`](Self::start)'s tasks run.
+    pub fn own_addresses(&self) -> watch::Receiver<Vec<IpNet>> {
+        self.0.own_addresses.subscribe()
+    }
+
     /// An interface that is made anew is guarded again at once, not at the next upkeep.
     async fn watch_links(&self) -> io::Result<()> {
-        let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
         let connection = tokio::spawn(connection);
         // A pod that comes is a dozen messages: a look at every endpoint for each of them would take longer than the burst.
         let mut messages = messages.ready_chunks(LINK_MESSAGES);
+        // What has changed since this process read them nobody tells.
+        self.note_own_addresses()?;
         while let Some(chunk) = messages.next().await {
+            if chunk.iter().any(|(message, _)| is_of_address(message)) {
+                self.note_own_addresses()?;
+            }
+            if chunk.iter().all(|(message, _)| is_of_address(message)) {
+                continue;
+            }
             self.0.links.send_replace(());
             if chunk.iter().any(|(message, _)| gateway::is_of_bridge(message)) {
                 self.follow_gateways();
@@ -113,6 +133,16 @@ impl Enforcer {
         }
         connection.abort();
         Err(io::Error::other("the kernel's socket was closed"))
+    }
+
+    fn note_own_addresses(&self) -> io::Result<()> {
+        let found = own_addresses()?;
+        self.0.own_addresses.send_if_modified(|known| {
+            let is_new = *known != found;
+            *known = found;
+            is_new
+        });
+        Ok(())
     }
 
     /// The same for cgroups.
@@ -314,6 +344,9 @@ impl Enforcer {
 
     /// Looks after every endpoint now, as is done from time to time anyway.
     pub fn upkeep(&self) {
+        if let Err(error) = self.note_own_addresses() {
+            tracing::warn!(%error, "the addresses of this host are not read again");
+        }
         for guarded in self.all() {
             self.keep_first(&guarded);
             self.keep_config(&guarded);
@@ -339,6 +372,11 @@ impl<F: Fn() -> bool + Send + Sync> AnswerPath for Path<F> {
             }
         }
     }
+}
+
+const fn is_of_address(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelAddress, NewAddress};
+    matches!(&message.payload, NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_)))
 }
 
 fn is_cgroup(guarded: &Guarded) -> bool {

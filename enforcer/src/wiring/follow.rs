@@ -1,9 +1,10 @@
-//! Follows what decides about endpoints: the file (SIGHUP), the clock (R7), interfaces that come, failures that are
-//! tried again. A file with a mistake changes nothing.
+//! Follows what decides about endpoints: the file (SIGHUP), the clock (R7), interfaces that come, addresses of the host
+//! (A3), failures that are tried again. A file with a mistake changes nothing.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -25,6 +26,7 @@ pub(super) struct Follower {
     config: Config,
     guardian: Guardian,
     links: watch::Receiver<()>,
+    own_addresses: watch::Receiver<Vec<IpNet>>,
     hang_up: Signal,
     next_change: Option<Timestamp>,
 }
@@ -32,7 +34,8 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn new(config: Config, guardian: Guardian, enforcer: Enforcer) -> Result<Self> {
         let hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        Ok(Self { config, guardian, links: enforcer.links(), hang_up, next_change: None })
+        let (links, own_addresses) = (enforcer.links(), enforcer.own_addresses());
+        Ok(Self { config, guardian, links, own_addresses, hang_up, next_change: None })
     }
 
     /// Makes it so for the first time. What fails is told, and tried again by [`follow`](Self::follow).
@@ -51,6 +54,10 @@ impl Follower {
                 changed = self.links.changed() => {
                     changed.context("interfaces are not watched any more")?;
                     self.guardian.hurry(Instant::now());
+                }
+                changed = self.own_addresses.changed() => {
+                    changed.context("addresses are not watched any more")?;
+                    self.put_into_force().await;
                 }
                 () = until_instant(self.guardian.next_retry()) => {
                     // What fails again is in the endpoint's status and in the log.
@@ -83,7 +90,8 @@ impl Follower {
     }
 
     async fn put_into_force(&mut self) {
-        match self.config.wanted(Timestamp::now()) {
+        let wanted = self.config.wanted(Timestamp::now(), &self.own_addresses.borrow_and_update());
+        match wanted {
             Ok(wanted) => {
                 self.next_change = wanted.next_change;
                 // Each failure is in its endpoint's status and in the log.

@@ -71,6 +71,7 @@ pub(super) struct NodeParts {
 pub(super) struct Node {
     parts: NodeParts,
     links: watch::Receiver<()>,
+    own_addresses: watch::Receiver<Vec<IpNet>>,
     /// Decisions of the last round.
     by_pod: HashMap<Arc<str>, Arc<Decided>>,
     heard: Heard,
@@ -117,10 +118,11 @@ impl Heard {
 
 impl Node {
     pub(super) fn new(parts: NodeParts) -> Result<Self> {
-        let links = parts.enforcer.links();
+        let (links, own_addresses) = (parts.enforcer.links(), parts.enforcer.own_addresses());
         Ok(Self {
             parts,
             links,
+            own_addresses,
             by_pod: HashMap::new(),
             heard: Heard::default(),
             api_server: [None, None],
@@ -167,8 +169,12 @@ impl Node {
                 () = self.parts.verdicts.asked() => self.round().await,
                 changed = self.links.changed() => {
                     changed.context("interfaces are not watched any more")?;
-                    self.note_own_addresses();
                     self.parts.guardian.hurry(Instant::now());
+                    self.round().await;
+                }
+                changed = self.own_addresses.changed() => {
+                    changed.context("addresses are not watched any more")?;
+                    self.note_own_addresses();
                     self.round().await;
                 }
                 next = self.hang_up.recv() => {
@@ -377,7 +383,7 @@ impl Node {
 
     fn wanted_of_file(&mut self, now: Timestamp) -> Vec<WantedEndpoint> {
         let Some(file) = &self.parts.file else { return Vec::new() };
-        match file.wanted(now) {
+        match file.wanted(now, &self.own_addresses.borrow()) {
             Ok(wanted) => {
                 self.next_change = self.next_change.into_iter().chain(wanted.next_change).min();
                 wanted.endpoints
@@ -456,10 +462,8 @@ impl Node {
     }
 
     fn note_own_addresses(&mut self) {
-        match own_addresses() {
-            Ok(addresses) => self.parts.index.apply_own_node(addresses),
-            Err(error) => tracing::warn!(%error, "the own addresses of this node are not known"),
-        }
+        let addresses = self.own_addresses.borrow_and_update().clone();
+        self.parts.index.apply_own_node(addresses);
     }
 
     fn snapshot_path(&self) -> PathBuf {
@@ -557,25 +561,5 @@ fn apply_config(index: &mut Index, config: Option<Result<Box<nameward_crds::Egre
             problem = problem.message,
             "EgressConfig/default is not understood; the one before counts"
         );
-    }
-}
-
-/// Addresses of this node's interfaces.
-fn own_addresses() -> io::Result<Vec<IpNet>> {
-    let mut own = Vec::new();
-    for entry in nix::ifaddrs::getifaddrs().map_err(io::Error::from)? {
-        let Some(address) = entry.address else { continue };
-        let four = address.as_sockaddr_in().map(|four| std::net::IpAddr::from(four.ip()));
-        let six = || address.as_sockaddr_in6().map(|six| std::net::IpAddr::from(six.ip()));
-        own.extend(four.or_else(six).filter(|address| !is_never_granted(*address)).map(IpNet::from));
-    }
-    Ok(own)
-}
-
-/// Loopback and link-local addresses are never granted anyway; each interface of a pod has another one of the latter.
-const fn is_never_granted(address: std::net::IpAddr) -> bool {
-    match address {
-        std::net::IpAddr::V4(four) => four.is_loopback() || four.is_link_local(),
-        std::net::IpAddr::V6(six) => six.is_loopback() || six.is_unicast_link_local(),
     }
 }
