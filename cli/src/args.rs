@@ -77,9 +77,9 @@ Examples:
 
 Rules:
   NAME is a domain name, or *.NAME for every name below it (not NAME itself). Without a port a rule means every TCP \
-  and UDP port; without /tcp or /udp a port means both. A name in the hosts file is taken from there. Answers with \
-  private addresses are removed unless --allow-private or --allow-cidr covers them. Listeners of this machine need \
-  --allow-cidr 127.0.0.1:PORT; what the command starts itself can be reached.
+  and UDP port; without /tcp or /udp a port means both. A NAME that the hosts file has is taken from there, a pattern is \
+  not. Answers with private addresses are removed unless --allow-private or --allow-cidr covers them. Listeners of this \
+  machine need --allow-cidr 127.0.0.1:PORT; what the command starts itself can be reached.
 
 Outside of the fence:
   Files and UNIX sockets. Whoever may write your shell's start files, or speak to the Docker, D-Bus or SSH agent \

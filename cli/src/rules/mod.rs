@@ -8,6 +8,7 @@ mod policy_file;
 mod private;
 
 use anyhow::{Result, bail};
+use ipnet::IpNet;
 use nameward_policy::{Effect, Peer, PolicyKind, PolicyRef, Rule, RuleMode};
 
 pub(crate) use grammar::{CidrRule, NameRule, cidr_rule, dns_server, name_rule, pattern};
@@ -17,8 +18,10 @@ use crate::args::Run;
 /// All rules of a run, and what the user should know about them.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    /// The rules.
-    pub(crate) rules: Vec<Rule>,
+    /// Those of the command line and of policy files.
+    rules: Vec<Rule>,
+    /// Those of the hosts file.
+    hosts: Vec<Rule>,
     /// Warnings about single rules.
     pub(crate) warnings: Vec<String>,
 }
@@ -33,13 +36,16 @@ impl Rules {
             rules.iter_mut().for_each(|rule| rule.mode = RuleMode::Audit);
         }
         private::admit(&mut rules, &arguments.allow_private)?;
-        let granted = hosts::rules(&rules, hosts);
-        rules.extend(granted);
-        let mut warnings = Vec::new();
-        for rule in &rules {
+        let hosts::Granted { rules: hosts, mut warnings } = hosts::rules(&rules, hosts);
+        for rule in rules.iter().chain(&hosts) {
             warnings.extend(rule.warnings().iter().map(|warning| format!("{}: {warning}", rule.policy)));
         }
-        Ok(Self { rules, warnings })
+        Ok(Self { rules, hosts, warnings })
+    }
+
+    /// All of them, on a host with these addresses: the hosts file grants none of its own (A3).
+    pub(crate) fn on_host(&self, own_addresses: &[IpNet]) -> Vec<Rule> {
+        [self.rules.clone(), hosts::without(&self.hosts, own_addresses)].concat()
     }
 
     /// Whether any rule lets a name be looked up.

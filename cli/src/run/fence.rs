@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use nameward_api::serve::ApiPlace;
 use nameward_enforcer::kernel::{self, Attachment, HostOptions};
 use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decisions};
-use nameward_policy::{ClusterRanges, Inbound, Isolation, Rule, RuleSet, Settings};
+use nameward_policy::{ClusterRanges, Inbound, Isolation, RuleSet, Settings};
 use nameward_resolver::endpoints::{EndpointView, Endpoints};
 use nameward_resolver::grants::{self, Grantor};
 use nameward_resolver::refused::RefusedNames;
@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use super::pins::BPFFS;
 use super::questions::{self, Questions};
 use crate::report::{Fact, Report, Subject, Verdict};
+use crate::rules::Rules;
 
 /// The only endpoint.
 const SANDBOX: &str = "sandbox";
@@ -47,7 +48,7 @@ pub(crate) struct FenceOptions<'a> {
     /// The sandbox's cgroup.
     pub(crate) cgroup: &'a Path,
     /// What the command may do.
-    pub(crate) rules: &'a [Rule],
+    pub(crate) rules: Rules,
     /// Deny nothing.
     pub(crate) audit: bool,
     /// DNS servers to ask.
@@ -84,8 +85,10 @@ impl Fence {
     /// Attaches the programs, puts the rules into force and serves DNS. When it returns, nothing of the cgroup gets
     /// through that is not allowed.
     pub(crate) fn raise(options: FenceOptions<'_>) -> Result<Self> {
-        let rules = Rules::of(&options);
-        let enforcer = open(&options, rules.settings.clone())?;
+        let settings = Settings { inbound: Inbound::None, ..Settings::default() };
+        let enforcer = open(&options, settings.clone())?;
+        let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
+        let rules = Compiler { rules: options.rules, isolation, settings };
         let packets = enforcer.decisions();
         let mut tasks = enforcer.start(|| true)?;
         let mut own_addresses = enforcer.own_addresses();
@@ -186,25 +189,18 @@ fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
 }
 
 /// What the command may do, at whatever time and on whatever addresses the host has.
-struct Rules {
-    rules: Vec<Rule>,
+struct Compiler {
+    rules: Rules,
     isolation: Isolation,
     settings: Settings,
 }
 
-impl Rules {
-    fn of(options: &FenceOptions<'_>) -> Self {
-        Self {
-            rules: options.rules.to_vec(),
-            isolation: if options.audit { Isolation::Audit } else { Isolation::Isolated },
-            settings: Settings { inbound: Inbound::None, ..Settings::default() },
-        }
-    }
-
+impl Compiler {
     /// No name opens an address of the host (A3).
     fn compile(&self, own_addresses: &[IpNet]) -> Result<RuleSet> {
         let host = ClusterRanges { own_node: own_addresses.to_vec(), ..ClusterRanges::default() };
-        Ok(RuleSet::compile(self.isolation, &self.rules, &self.settings, &host, Timestamp::now())?)
+        let rules = self.rules.on_host(own_addresses);
+        Ok(RuleSet::compile(self.isolation, &rules, &self.settings, &host, Timestamp::now())?)
     }
 
     /// Compiles them anew when one begins or ends (R7) and when the host's addresses change. Ends with the first failure.

@@ -136,7 +136,7 @@ impl<'a> Prepared<'a> {
         let mut fence = Fence::raise(FenceOptions {
             name,
             cgroup: cgroup.path(),
-            rules: &self.rules.rules,
+            rules: self.rules,
             audit: self.arguments.audit,
             upstream: self.upstream.servers(),
             api: self.arguments.api.as_ref().map(|place| (place, self.arguments.api_token_file.as_deref())),
