@@ -23,6 +23,34 @@ fn denials_are_folded_and_summed_up() {
     assert_eq!(lines, 1, "{said:#?}");
 }
 
+// X4, G8: what came after the last event is in the summary, too.
+#[test]
+fn the_summary_counts_everything() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let script = "import socket, struct\n\
+                  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  for _ in range(7):\n\
+                  \ttry: s.sendto(b'x', ('203.0.113.99', 9))\n\
+                  \texcept PermissionError: pass\n\
+                  def ask(labels, number):\n\
+                  \tname = b''.join(bytes([len(l)]) + l for l in labels) + b'\\0'\n\
+                  \treturn struct.pack('>6H', number, 256, 1, 0, 0, 0) + name + struct.pack('>2H', 1, 1)\n\
+                  s.sendto(ask([b'odd name', b'example'], 1), ('198.51.100.53', 53)); s.recv(512)\n\
+                  s.setblocking(False)\n\
+                  for number in range(6000):\n\
+                  \ts.sendto(ask([b'allowed', b'example'], number), ('198.51.100.53', 53))\n\
+                  \ttry: s.recv(512)\n\
+                  \texcept BlockingIOError: pass";
+    let said = lab.run(&["--allow", "allowed.example", "--", "/usr/bin/python3", "-c", script]);
+    said.ended(0).told("     7 x udp 203.0.113.99:9 (never resolved): no-match");
+    said.told("name allowed.example: limit").told("more events were not told one by one");
+    // N1: what no host can be called is nowhere to be read, but counted.
+    assert!(!said.err.contains("odd"), "{said:#?}");
+}
+
 #[test]
 fn a_run_without_denials_says_nothing() {
     if !privileged() {

@@ -310,26 +310,26 @@ fn names_of_the_hosts_file_grant_its_addresses() {
     let lab = Lab::new();
     let hosts = lab.file("hosts", "127.0.0.1 localhost\n203.0.113.99 pinned.example\n");
     let mounts = format!("mount --bind {hosts} /etc/hosts");
-    let run = |allow: &str| {
-        let arguments = [
-            "--dns",
-            DNS,
-            "--allow",
-            allow,
-            "--",
-            "curl",
-            "-sS",
-            "--max-time",
-            "9",
-            "http://pinned.example/",
-        ];
-        with_mounts(&lab, &mounts, &arguments)
+    let ask = |allow: &str, url: &str| {
+        let rules = ["--dns", DNS, "--allow", allow, "--"];
+        with_mounts(&lab, &mounts, &[&rules[..], &CURL[..], &[url]].concat())
     };
+    let run = |allow: &str| ask(allow, "http://pinned.example/");
     let said = run("pinned.example:80");
     said.ended(0);
     assert_eq!(said.out, "hello from 203.0.113.99\n");
     run("pinned.example:8080").ended(7).told("203.0.113.99:80");
     run("other.example").ended(7);
+    run("*.example").ended(7);
+    // A3, X6: a listener of the host is none of its names.
+    let (host, reached) = (lab.host(), Arc::clone(&lab.reached));
+    lab.in_namespace(&host, move || {
+        let listener = TcpListener::bind("127.0.0.1:80").unwrap();
+        std::thread::spawn(move || serve_forever(&listener, &reached));
+    });
+    ask("*", "http://localhost/").ended(7).told("127.0.0.1:80");
+    ask("localhost", "http://localhost/").ended(7).told("use --allow-cidr 127.0.0.1:PORT");
+    assert!(!lab.was_reached("127.0.0.1"));
 }
 
 // X7: where the host answers names by sockets, the sandbox asks DNS; the system's servers are the default.

@@ -65,7 +65,7 @@ pub(crate) struct Fence {
     tasks: JoinSet<&'static str>,
     /// Decisions that came faster than they could be told.
     missed: u64,
-    _server: Server,
+    server: Server,
     _serving: Vec<Serving>,
     _api: Option<SocketFile>,
 }
@@ -138,7 +138,7 @@ impl Fence {
             questions,
             tasks,
             missed: 0,
-            _server: server,
+            server,
             _serving: serving,
             _api: api,
         })
@@ -165,11 +165,20 @@ impl Fence {
 
     /// Tells what is left to tell, after the last process of the sandbox. Returns how many events nobody saw.
     pub(crate) async fn finish(mut self, report: &mut Report) -> Result<u64> {
+        self.tell_all(report).await?;
+        // And what the kernel has folded behind the last event of its kind.
+        if self.enforcer.tell_rest() {
+            self.tell_all(report).await?;
+        }
+        let lost = self.enforcer.endpoint(SANDBOX)?.lost_events;
+        Ok(lost + self.missed + self.questions.missed(self.server.counters()))
+    }
+
+    async fn tell_all(&mut self, report: &mut Report) -> Result<()> {
         while let Ok(told) = tokio::time::timeout(SILENCE, self.tell(report)).await {
             told?;
         }
-        let lost = self.enforcer.endpoint(SANDBOX)?.lost_events;
-        Ok(lost + self.missed + self.questions.missed())
+        Ok(())
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nameward_resolver::decisions::{Decision, DecisionSink, Outcome};
+use nameward_policy::Name;
+use nameward_resolver::counters::Counters;
+use nameward_resolver::decisions::{Decision, DecisionSink, Outcome, Reason};
 use nameward_resolver::refused::RefusedNames;
 use tokio::sync::mpsc;
 
@@ -16,6 +18,7 @@ const WAITING: usize = 4_096;
 pub(super) struct Sink {
     facts: mpsc::Sender<Fact>,
     missed: Arc<AtomicU64>,
+    bounded: Arc<AtomicU64>,
     /// Who asks the API is told by these.
     refused: Option<Arc<RefusedNames>>,
 }
@@ -24,17 +27,22 @@ pub(super) struct Sink {
 pub(super) struct Questions {
     facts: mpsc::Receiver<Fact>,
     missed: Arc<AtomicU64>,
+    bounded: Arc<AtomicU64>,
 }
 
 /// Both ends. `refused`: where to keep what is not answered, too.
 pub(super) fn channel(refused: Option<Arc<RefusedNames>>) -> (Sink, Questions) {
     let (sender, receiver) = mpsc::channel(WAITING);
-    let missed = Arc::new(AtomicU64::new(0));
-    (Sink { facts: sender, missed: Arc::clone(&missed), refused }, Questions { facts: receiver, missed })
+    let (missed, bounded): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
+    let sink = Sink { facts: sender, missed: Arc::clone(&missed), bounded: Arc::clone(&bounded), refused };
+    (sink, Questions { facts: receiver, missed, bounded })
 }
 
 impl DecisionSink for Sink {
     fn decided(&self, decision: Decision) {
+        if is_bounded(&decision) {
+            self.bounded.fetch_add(1, Ordering::Relaxed);
+        }
         if self.facts.try_send(fact(&decision)).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
@@ -53,9 +61,20 @@ impl Questions {
         }
     }
 
-    /// How many could not wait.
-    pub(super) fn missed(&self) -> u64 {
-        self.missed.load(Ordering::Relaxed)
+    /// How many the resolver has not told, by what it counted, or could not wait.
+    pub(super) fn missed(&self, counters: &Counters) -> u64 {
+        let counted = counters.limit.value() + counters.malformed.value();
+        let untold = counted.saturating_sub(self.bounded.load(Ordering::Relaxed));
+        untold + self.missed.load(Ordering::Relaxed)
+    }
+}
+
+/// Of these the resolver does not tell each: what is over a limit is told once a second, and what is no query never.
+fn is_bounded(decision: &Decision) -> bool {
+    match &decision.outcome {
+        Outcome::Denied { reason: Reason::Limit, .. } => true,
+        Outcome::Denied { .. } => Name::parse(&decision.name).is_err(),
+        Outcome::Answered { .. } => false,
     }
 }
 
@@ -76,8 +95,6 @@ fn denier(detail: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use nameward_resolver::decisions::Reason;
-
     use super::*;
 
     fn decision(outcome: Outcome) -> Decision {
@@ -109,7 +126,23 @@ mod tests {
         for _ in 0..=WAITING {
             sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: false }));
         }
-        assert_eq!(questions.missed(), 1);
+        assert_eq!(questions.missed(&Counters::default()), 1);
+    }
+
+    // Q8, X4
+    #[test]
+    fn what_the_resolver_only_counts_is_missed() {
+        let (sink, questions) = channel(None);
+        let counters = Counters::default();
+        let denied = |reason| Outcome::Denied { reason, detail: String::new() };
+        for _ in 0..5 {
+            counters.limit.count();
+        }
+        sink.decided(decision(denied(Reason::Limit)));
+        counters.malformed.count();
+        sink.decided(Decision { name: "a b".into(), ..decision(denied(Reason::Filtered)) });
+        sink.decided(decision(denied(Reason::Filtered)));
+        assert_eq!(questions.missed(&counters), 4);
     }
 
     /// What is logged meanwhile.

@@ -31,8 +31,11 @@ impl Tails {
 
     /// Those that no event can follow that counts what was folded behind them, oldest first; they are forgotten.
     fn take_over(&self, now: BootNanos) -> Vec<Event> {
+        self.take(|event| now.since(BootNanos(event.at)) >= FOLDED)
+    }
+
+    fn take(&self, is_over: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = |event: &Event| now.since(BootNanos(event.at)) >= FOLDED;
         let mut over: Vec<Event> =
             all.extract_if(|_, event| is_over(event)).map(|(_, event)| event).collect();
         over.sort_by_key(|event| event.at);
@@ -44,7 +47,17 @@ impl Enforcer {
     /// Tells what was folded behind events that are a second old.
     pub(super) fn tell_tails(&self) {
         let now = BootNanos::now();
-        for event in self.0.tails.take_over(now) {
+        let _any = self.tell_folds(now, self.0.tails.take_over(now));
+    }
+
+    /// Tells what is folded now, when nobody sends any more and all events have been told. Whether there was any.
+    pub fn tell_rest(&self) -> bool {
+        self.tell_folds(BootNanos::now(), self.0.tails.take(|_| true))
+    }
+
+    fn tell_folds(&self, now: BootNanos, events: Vec<Event>) -> bool {
+        let mut told = false;
+        for event in events {
             // An endpoint that was removed took its folds with it.
             let Some(guarded) = self.by_number(event.endpoint_id) else { continue };
             let taken = guarded.lock().store_mut().take_fold(&key(&event), event.at);
@@ -52,6 +65,7 @@ impl Enforcer {
                 Ok(Some(fold)) => {
                     let tail = Event { at: now.0, packets: fold.packets, bytes: fold.bytes, ..event };
                     self.tell_of(&guarded, &tail, wall_clock(tail.at));
+                    told = true;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -59,6 +73,7 @@ impl Enforcer {
                 }
             }
         }
+        told
     }
 }
 
