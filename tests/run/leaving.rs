@@ -71,6 +71,7 @@ fn no_way_out_for_uid_0() {
         ("route6", "EPERM"),
         ("old-route6", "EPERM"),
         ("old-options6", "EPERM"),
+        ("upper-layer", "EPERM"),
         ("io_uring", "ENOSYS"),
         ("add_key", "EPERM"),
         ("request_key", "EPERM"),

@@ -69,8 +69,9 @@ const REFUSED_REQUESTS: [u64; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TUNSET
 /// groups: the kernel then sends reports (IGMP, MLD) that no hook sees, to an address of the command's choice. The last
 /// ones keep a route in the socket (source routing, RFC 791, RFC 8754): what it sends is for one address and goes to
 /// another. Each such packet is judged and denied, but nobody needs them. Hop-by-hop and destination options (54, 59, and
-/// 55) name no address that a packet is sent to, and the kernel takes them from CAP_NET_RAW only.
-const REFUSED_OPTIONS: [(i32, i32); 14] = [
+/// 55) name no address that a packet is sent to, and the kernel takes them from CAP_NET_RAW only. `TCP_ULP` can put SMC
+/// into a TCP socket, whose data goes by RDMA; for TLS in the kernel, its other use, programs have their own.
+const REFUSED_OPTIONS: [(i32, i32); 15] = [
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF),
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
     (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
@@ -85,6 +86,7 @@ const REFUSED_OPTIONS: [(i32, i32); 14] = [
     (libc::IPPROTO_IPV6, IPV6_RTHDR),
     (libc::IPPROTO_IPV6, libc::IPV6_2292RTHDR),
     (libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS),
+    (libc::IPPROTO_TCP, libc::TCP_ULP),
 ];
 // Of <linux/in.h> and <linux/in6.h>, for which libc has no names.
 const MCAST_JOIN_GROUP: i32 = 42;

@@ -89,6 +89,7 @@ say("route4", option(socket.IPPROTO_IP, 4, bytes([131, 7, 4]) + socket.inet_aton
 say("route6", option(socket.IPPROTO_IPV6, 57, SEGMENTS))
 say("old-route6", option(socket.IPPROTO_IPV6, 5, bytes([1, 0, 0, 0])))
 say("old-options6", option(socket.IPPROTO_IPV6, 6, bytes(32)))
+say("upper-layer", option(socket.IPPROTO_TCP, 31, b"smc"))
 say("io_uring", call("io_uring_setup", 8, 0))
 say("add_key", call("add_key", b"user", b"nameward", b"x", 1, -3))
 say("request_key", call("request_key", b"dns_resolver", b"denied.example", 0, -3))
