@@ -165,7 +165,7 @@ fn other_descriptors_do_not_come_along() {
     assert!(!said.out.contains("socket:") && !said.out.contains("cgroup"), "{said:#?}");
 }
 
-// B36: file systems of the kernel that are mounted a second time, and macvtap devices.
+// B36: file systems of the kernel that are mounted a second time, and devices that send without a socket.
 #[test]
 fn what_is_writable_only_elsewhere_is_not_seen() {
     if !privileged() {
@@ -175,9 +175,11 @@ fn what_is_writable_only_elsewhere_is_not_seen() {
     let (folder, host) = (lab.folder.display(), lab.host());
     let script = format!(
         "mkdir {folder}/sys {folder}/dev && mount -t sysfs none {folder}/sys && mount -t tmpfs none {folder}/dev && \
-         mknod -m 666 {folder}/dev/null c 1 3 && mknod -m 666 {folder}/dev/tap7 c 1 5 && \
+         mknod -m 666 {folder}/dev/null c 1 3 && mkdir {folder}/dev/infiniband {folder}/dev/vfio && \
+         for name in tap7 uio0 nvme-fabrics infiniband/uverbs0 vfio/1; do mknod -m 666 {folder}/dev/$name c 1 5; done && \
          mount --move {folder}/dev /dev && exec nsenter --net=/run/netns/{host} {} run --dns {} -- \
-         sh -c 'ls {folder}/sys; head -c 1 /dev/tap7 | wc -c'",
+         sh -c 'ls {folder}/sys /dev/infiniband /dev/vfio | grep -v :; cat /dev/tap7 /dev/uio0 /dev/nvme-fabrics | \
+         head -c 1 | wc -c'",
         nameward().display(),
         crate::lab::DNS
     );
@@ -186,7 +188,7 @@ fn what_is_writable_only_elsewhere_is_not_seen() {
     command.stdin(std::process::Stdio::null()).env_remove("SUDO_UID");
     let said = finish(command);
     said.ended(0);
-    assert_eq!(said.out.trim(), "0", "{said:#?}");
+    assert_eq!(said.out.split_whitespace().collect::<Vec<_>>(), ["0"], "{said:#?}");
 }
 
 // X2, X4: the command cannot have root write elsewhere for it.

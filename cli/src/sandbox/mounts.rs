@@ -36,6 +36,14 @@ const NAME_SOCKETS: [&str; 6] = [
     "/var/run/avahi-daemon/socket",
 ];
 
+/// Devices by which packets leave without a socket of ours: RDMA (often for everybody), remote disks over a network that
+/// the kernel speaks to by itself, and cards that are handed to programs.
+const NETWORK_DEVICES: [&str; 3] = ["/dev/infiniband", "/dev/nvme-fabrics", "/dev/vfio"];
+
+/// The same, with a number behind: macvtap links, whose `/dev/tapN` takes what leaves by them, and cards that are handed
+/// to programs. (Devices of tun links need a request that the system call filter refuses.)
+const NUMBERED_NETWORK_DEVICES: [&str; 2] = ["tap", "uio"];
+
 /// Parts of /proc whose files belong to uid 0: writing to them (`core_pattern`, `modprobe`) starts programs
 /// outside. `/sys` is treated likewise.
 const READ_ONLY_PROC: [&str; 4] = ["/proc/sys", "/proc/fs", "/proc/bus", "/proc/irq"];
@@ -85,7 +93,7 @@ pub(crate) fn arrange(view: &View, directory: &Path) -> Result<()> {
     for socket in NAME_SOCKETS {
         hide(Path::new(socket))?;
     }
-    hide_tap_devices()?;
+    hide_network_devices()?;
     if let Some((home, uid, gid)) = &view.private_home {
         private_home(home, *uid, *gid, directory)?;
     }
@@ -112,12 +120,15 @@ fn leads_out(point: &Path, kind: &str) -> bool {
     HIDDEN_KINDS.contains(&kind) || KERNEL_KINDS.contains(&kind) && !point.starts_with("/sys")
 }
 
-/// The devices of macvtap links: what is written to `/dev/tapN` leaves the machine without a socket. (Those of tun
-/// links need a request that the system call filter refuses.)
-fn hide_tap_devices() -> Result<()> {
+fn hide_network_devices() -> Result<()> {
+    for path in NETWORK_DEVICES {
+        hide(Path::new(path))?;
+    }
     for entry in fs::read_dir("/dev").context("cannot read /dev")? {
         let entry = entry.context("cannot read /dev")?;
-        if entry.file_name().to_string_lossy().starts_with("tap") {
+        let name = entry.file_name();
+        if NUMBERED_NETWORK_DEVICES.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes()))
+        {
             hide(&entry.path())?;
         }
     }
