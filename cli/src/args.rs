@@ -83,8 +83,9 @@ Rules:
 
 Outside of the fence:
   Files and UNIX sockets. Whoever may write your shell's start files, or speak to the Docker, D-Bus or SSH agent \
-  socket, can have programs run elsewhere: narrow that with --private-home and --hide. Inside there are no user \
-  namespaces, so programs that bring a sandbox of their own (browsers, bubblewrap) must run without it.
+  socket, can have programs run elsewhere: narrow that with --private-home and --hide. At a terminal the command may \
+  signal who is in the same process group. Inside there are no user namespaces, so programs that bring a sandbox of \
+  their own (browsers, bubblewrap) must run without it.
 
 Exit status:
   The command's own; 125 when nameward failed, 126 when the command cannot be executed, 127 when it was not found, \

@@ -286,3 +286,24 @@ fn connections_of_a_killed_run_stay_fenced_and_the_next_run_ends_them() {
     lab.run(&["--", "true"]).ended(0);
     assert_eq!((left(&lab), remains(process)), (vec![], vec![]));
 }
+
+// B36: signals to the process group, which a command that is not at a terminal has for itself.
+#[test]
+fn signals_to_the_group_stay_inside() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    for user in ["0", "65534"] {
+        let script = format!(
+            "nsenter --net=/run/netns/{} {} run --dns {} -- sh -c 'kill -TERM 0; sleep 9'; echo status $?",
+            lab.host(),
+            nameward().display(),
+            crate::lab::DNS
+        );
+        let mut command = Command::new("setsid");
+        command.args(["--wait", "sh", "-c", &script]).stdin(Stdio::null());
+        command.envs([("SUDO_UID", user), ("SUDO_GID", user)]);
+        assert_eq!(finish(command).ended(0).out, "status 143\n", "{user}");
+    }
+}

@@ -234,7 +234,8 @@ fn plan(arguments: &Run, resolv_conf: &str, upstream: &Upstream) -> Result<Plan>
     }
     let directory =
         std::env::current_dir().context("the current directory is gone; change to another one")?;
-    Ok(Plan { command, environment: credentials.environment(), directory, credentials, view })
+    let environment = credentials.environment();
+    Ok(Plan { command, environment, directory, credentials, view, own_session: !Terminal::is_there() })
 }
 
 /// What the command inherits would pass the fence by: sockets are judged where they were made (bypass row B37).

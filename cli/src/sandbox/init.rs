@@ -17,7 +17,7 @@ use nix::sys::signal::{
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{MsgFlags, recv, send};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, fork};
+use nix::unistd::{ForkResult, Pid, chdir, fork, setsid};
 use seccompiler::BpfProgram;
 
 use super::spawn::MESSAGE_SIZE;
@@ -57,6 +57,9 @@ pub(super) fn main(plan: &Plan, filters: &[BpfProgram], control: OwnedFd) -> ! {
 
 fn life(plan: &Plan, filters: &[BpfProgram], control: &OwnedFd) -> Result<i32> {
     close_others(control)?;
+    if plan.own_session {
+        setsid().context("cannot leave the caller's session")?;
+    }
     mounts::arrange(&plan.view, &plan.directory)?;
     chdir(&plan.directory).with_context(|| {
         format!("the current directory {} is not visible inside", plan.directory.display())

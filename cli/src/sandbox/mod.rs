@@ -39,4 +39,7 @@ pub(crate) struct Plan {
     pub(crate) credentials: Credentials,
     /// What it sees of the file system.
     pub(crate) view: View,
+    /// Not in the session of who started us, and so in no process group with anybody outside. Without a terminal nobody
+    /// misses it.
+    pub(crate) own_session: bool,
 }

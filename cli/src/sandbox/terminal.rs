@@ -1,7 +1,7 @@
 //! The terminal: which process group had it before the command, so that it can have it back.
 //!
-//! The command stays in the process group of `nameward`, so that pipelines, ctrl-C and ctrl-Z reach it as they
-//! would without us. An interactive shell inside takes the terminal for its own groups and cannot give it back:
+//! Where there is one, the command stays in the process group of `nameward`, so that pipelines, ctrl-C and ctrl-Z reach it
+//! as they would without us. (And so it can signal who else is in that group, if its user may.) An interactive shell inside takes the terminal for its own groups and cannot give it back:
 //! ours has no number in its PID namespace.
 
 use std::fs::File;
@@ -16,10 +16,14 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
+    /// Whether this process has one.
+    pub(crate) fn is_there() -> bool {
+        open().is_some()
+    }
+
     /// Remembers who has the terminal now.
     pub(crate) fn remember() -> Self {
-        let device = File::options().read(true).write(true).open("/dev/tty").ok();
-        let device = device.and_then(|tty| {
+        let device = open().and_then(|tty| {
             let group = tcgetpgrp(&tty).ok()?;
             (group == getpgrp()).then_some((tty, group))
         });
@@ -44,4 +48,8 @@ impl Terminal {
             }
         }
     }
+}
+
+fn open() -> Option<File> {
+    File::options().read(true).write(true).open("/dev/tty").ok()
 }
