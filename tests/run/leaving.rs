@@ -307,3 +307,24 @@ fn signals_to_the_group_stay_inside() {
         assert_eq!(finish(command).ended(0).out, "status 143\n", "{user}");
     }
 }
+
+// B36: what the run tells others is nothing for the command.
+#[test]
+fn the_api_of_the_run_is_not_to_be_seen() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let (folder, socket) = (lab.folder.join("made"), lab.folder.join("made/by us/api.sock"));
+    let api = format!("unix:{}", socket.display());
+    let ask =
+        "test -e \"$1\" && curl -s --max-time 5 --unix-socket \"$1\" http://localhost/v1/endpoints; echo $?";
+    let said = lab.run(&["--api", &api, "--", "sh", "-c", ask, "sh", socket.to_str().unwrap()]);
+    assert_eq!(said.ended(0).out, "7\n", "{said:#?}");
+    assert!(!folder.exists(), "folders that were made for it");
+    let token = lab.folder.join("token");
+    let api = ["--api", "127.0.0.1:18181", "--api-token-file", token.to_str().unwrap()];
+    let read = ["--", "cat", token.to_str().unwrap()];
+    assert_eq!(lab.run(&[&api[..], &read[..]].concat()).ended(0).out, "");
+    assert!(token.exists());
+}

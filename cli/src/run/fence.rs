@@ -3,10 +3,9 @@
 //! What an enforcer and a resolver on a host say to each other over the feed are direct calls here. The fence does
 //! not fall by itself: its pins are [`super::pins`], which outlive every process of the sandbox.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use nameward_api::serve::ApiPlace;
+use nameward_api::serve::ApiListener;
 use nameward_enforcer::kernel::{self, Attachment, HostOptions};
 use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decisions};
 use nameward_policy::{ClusterRanges, Inbound, Isolation, RuleSet, Settings};
@@ -53,8 +52,8 @@ pub(crate) struct FenceOptions<'a> {
     pub(crate) audit: bool,
     /// DNS servers to ask.
     pub(crate) upstream: &'a [SocketAddr],
-    /// Where to tell what is known, over HTTP, and the file of the token for an address.
-    pub(crate) api: Option<(&'a ApiPlace, Option<&'a Path>)>,
+    /// Where to tell what is known, over HTTP.
+    pub(crate) api: Option<ApiListener>,
 }
 
 /// The fence, up.
@@ -67,18 +66,6 @@ pub(crate) struct Fence {
     missed: u64,
     server: Server,
     _serving: Vec<Serving>,
-    _api: Option<SocketFile>,
-}
-
-/// The file of a unix socket, which goes with its end.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(path = %self.0.display(), %error, "the socket of --api could not be removed");
-        }
-    }
 }
 
 impl Fence {
@@ -86,7 +73,7 @@ impl Fence {
     /// through that is not allowed.
     pub(crate) fn raise(options: FenceOptions<'_>) -> Result<Self> {
         let settings = Settings { inbound: Inbound::None, ..Settings::default() };
-        let enforcer = open(&options, settings.clone())?;
+        let enforcer = open(options.name, options.cgroup, settings.clone())?;
         let isolation = if options.audit { Isolation::Audit } else { Isolation::Isolated };
         let rules = Compiler { rules: options.rules, isolation, settings };
         let packets = enforcer.decisions();
@@ -103,7 +90,7 @@ impl Fence {
             }
             "rules"
         });
-        let refused = options.api.map(|_| Arc::new(RefusedNames::default()));
+        let refused = options.api.as_ref().map(|_| Arc::new(RefusedNames::default()));
         let (sink, questions) = questions::channel(refused.clone());
         if let Some(refused) = refused {
             let enforcer = enforcer.clone();
@@ -119,29 +106,14 @@ impl Fence {
         let sockets = enforcer.dns_sockets().context("cannot share the DNS sockets")?;
         let serving = sockets.into_iter().map(|socket| server.serve(socket)).collect::<io::Result<_>>();
         let serving = serving.context("cannot serve DNS")?;
-        let mut api = None;
-        if let Some((place, token_file)) = options.api {
-            let listening =
-                place.listen(token_file).with_context(|| format!("cannot serve --api {place}"))?;
-            if let ApiPlace::Unix(path) = place {
-                api = Some(SocketFile(path.clone()));
-            }
+        if let Some(listening) = options.api {
             let serving = nameward_api::serve::serve(api::site(enforcer.clone(), options.name), listening);
             tasks.spawn(async {
                 drop(serving.await);
                 "api"
             });
         }
-        Ok(Self {
-            enforcer,
-            packets,
-            questions,
-            tasks,
-            missed: 0,
-            server,
-            _serving: serving,
-            _api: api,
-        })
+        Ok(Self { enforcer, packets, questions, tasks, missed: 0, server, _serving: serving })
     }
 
     /// Waits for something to tell, and tells it. Fails when a part of the fence has ended, which none may.
@@ -182,14 +154,13 @@ impl Fence {
     }
 }
 
-fn open(options: &FenceOptions<'_>, settings: Settings) -> Result<Enforcer> {
-    let host =
-        HostOptions { bpffs: BPFFS.into(), instance: Some(options.name.into()), ..HostOptions::default() };
+fn open(name: &str, cgroup: &Path, settings: Settings) -> Result<Enforcer> {
+    let host = HostOptions { bpffs: BPFFS.into(), instance: Some(name.into()), ..HostOptions::default() };
     let enforcer = Enforcer::open(EnforcerOptions { host, ..EnforcerOptions::default() })?;
     enforcer.apply_endpoint(EndpointConfig {
         uid: SANDBOX.into(),
         name: SANDBOX.into(),
-        attachment: Attachment::Cgroup { path: options.cgroup.into(), netns_cookie: kernel::netns_cookie()? },
+        attachment: Attachment::Cgroup { path: cgroup.into(), netns_cookie: kernel::netns_cookie()? },
         addresses: Vec::new(),
         settings,
         allow_host: false,

@@ -9,6 +9,7 @@
 //! ```
 #![allow(unsafe_code, reason = "registering a descriptor with the runtime")]
 
+mod api;
 mod fence;
 mod learn_file;
 pub(crate) mod pins;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use nameward_api::serve::ApiListener;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use tokio::io::Interest;
@@ -98,8 +100,14 @@ impl<'a> Prepared<'a> {
     }
 
     /// Makes the sandbox, then the fence around it, then lets the command go.
-    fn start(self, signals: Signals) -> Result<ExitCode> {
+    fn start(mut self, signals: Signals) -> Result<ExitCode> {
         let name = unique_name()?;
+        let (mut api, mut _made) = (None, api::Made::default());
+        if let Some(place) = &self.arguments.api {
+            let (listening, hidden, made) = api::listen(place, self.arguments.api_token_file.as_deref())?;
+            self.plan.view.hide.extend(hidden);
+            (api, _made) = (Some(listening), made);
+        }
         let lease = Lease::take(&name)?;
         let place = Cgroup::place(&format!("nameward-{name}"))?;
         let pins = Pins::of(&name);
@@ -112,7 +120,7 @@ impl<'a> Prepared<'a> {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let result = runtime.block_on(self.guard(&name, &sandbox, &cgroup, signals));
+        let result = runtime.block_on(self.guard(&name, &sandbox, &cgroup, api, signals));
         // The processes first: none may live without the fence. Then who looks after the fence, or its end would
         // be reported as a fault.
         drop(sandbox);
@@ -130,6 +138,7 @@ impl<'a> Prepared<'a> {
         name: &str,
         sandbox: &Sandbox,
         cgroup: &Cgroup,
+        api: Option<ApiListener>,
         signals: Signals,
     ) -> Result<ExitCode> {
         let mut report = Report::new(self.arguments.log, self.arguments.learn.is_some());
@@ -139,7 +148,7 @@ impl<'a> Prepared<'a> {
             rules: self.rules,
             audit: self.arguments.audit,
             upstream: self.upstream.servers(),
-            api: self.arguments.api.as_ref().map(|place| (place, self.arguments.api_token_file.as_deref())),
+            api,
         })?;
         self.upstream.answered_or_fail()?;
         wait_until_ready(sandbox)?;
