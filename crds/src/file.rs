@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    io::Read,
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -94,7 +94,10 @@ pub(crate) fn text_of(path: &Path) -> Result<String, String> {
     // One byte more than is taken tells a file that is too large, also one without an end.
     let limit = yaml::MAX_BYTES as u64 + 1;
     let read = std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-    read.map_err(|error| format!("the file cannot be read: {error}"))?;
+    read.map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => "the file cannot be read: it is a folder; name the files in it".to_owned(),
+        _ => format!("the file cannot be read: {error}"),
+    })?;
     if bytes.len() > yaml::MAX_BYTES {
         return Err(yaml::too_large());
     }

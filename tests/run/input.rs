@@ -33,12 +33,21 @@ fn mistakes_of_the_command_line() {
     refused(&lab, &run(&["--allow-cidr", "203.0.113.1/24"]), &["write 203.0.113.0/24"]);
     refused(&lab, &run(&["--allow-private", "example.com"]), &["--allow example.com"]);
     refused(&lab, &run(&["--user", "no-such-user"]), &["no-such-user"]);
-    refused(&lab, &run(&["--hide", "/no/such/path"]), &["--hide /no/such/path", "No such file"]);
+    refused(
+        &lab,
+        &run(&["--hide", "/no/such/path"]),
+        &["--hide /no/such/path", "No such file", "a path that is there"],
+    );
     refused(&lab, &run(&["--hide", "/"]), &["--hide /:", "hide what is below it"]);
     refused(&lab, &run(&["--hide", "/proc/../proc"]), &["hide what is below it"]);
     refused(&lab, &["run", "--dns", "192.0.2.53:0", "--", "echo", "ran"], &["write 192.0.2.53"]);
-    refused(&lab, &run(&["--learn", "/no/such/folder/file"]), &["--learn", "No such file"]);
+    refused(
+        &lab,
+        &run(&["--learn", "/no/such/folder/file"]),
+        &["--learn", "No such file", "make its folder first"],
+    );
     refused(&lab, &run(&["--policy", "/no/such/file"]), &["/no/such/file", "No such file"]);
+    refused(&lab, &run(&["--policy", "/tmp"]), &["/tmp", "name the files in it"]);
 }
 
 // X5: all mistakes of a file at once, with their places.

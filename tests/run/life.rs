@@ -49,6 +49,7 @@ fn the_status_is_the_command_s() {
     }
     lab.run(&["--", "no-such-command"]).ended(127).told("cannot run no-such-command");
     lab.run(&["--", "/no/such/command"]).ended(127);
+    lab.run(&["--", ""]).ended(127).told("write a command after --");
     lab.run(&["--", "/etc/passwd"]).ended(126).told("Permission denied");
     lab.run(&["--", "/etc"]).ended(126);
 }

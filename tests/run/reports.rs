@@ -110,6 +110,30 @@ fn audit_lets_everything_pass_and_says_what_it_would_deny() {
     assert!(!said.err.contains("allowed.example"), "{said:#?}");
 }
 
+// X4: nobody takes a part for the whole.
+#[test]
+fn what_is_not_all_is_not_called_so() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let file = lab.folder.join("learned.yaml");
+    let file = file.to_str().unwrap();
+    let flood = "import errno, socket\n\
+                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                 for n in range(20000):\n\
+                 \ttry: s.sendto(b'x', ('203.0.%d.%d' % (113 + n // 250, 1 + n % 250), 9))\n\
+                 \texcept OSError as error: assert error.errno in (errno.EPERM, errno.ENETUNREACH), error";
+    let said = lab.run(&["--learn", file, "--", "/usr/bin/python3", "-c", flood]);
+    said.ended(0)
+        .told("to allow part of it, for not all was told one by one: ")
+        .told("is not complete. Not in it: ");
+    assert!(std::fs::read_to_string(file).unwrap().contains("\n# Not in it: "));
+    let said = lab.run(&["--allow", "*.example", "--", "curl", "-s", "http://metadata.example/"]);
+    said.ended(6).told("use --allow-cidr 169.254.169.254");
+    assert!(!said.err.contains("--allow-private"), "{said:#?}");
+}
+
 // X4, X5
 #[test]
 fn what_was_learned_is_what_a_policy_allows() {

@@ -51,6 +51,8 @@ fn policy_of(suggestion: &Suggestion) -> String {
     }
     let (namespace, name) = suggestion.endpoint.split_once('/').unwrap_or(("default", &suggestion.endpoint));
     let title = format!("{} tried and no rule allows", printable(&suggestion.endpoint));
+    let left_out = (learned.left_out() > 0).then_some("More was tried than fits into one file.");
+    let title: Vec<&str> = std::iter::once(&*title).chain(left_out).collect();
     let mut text = learned.to_policy(&title, (namespace, &label(name)));
     let names = suggestion.destinations.iter().map(|one| one.destination.as_str());
     for (pattern, names) in wildcards(names) {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use nameward_policy::Name;
+use nameward_policy::{
+    Name,
+    address::{AddressClass, judge},
+};
 
 use super::{Fact, Subject};
 
@@ -19,12 +22,13 @@ pub(super) fn of(fact: &Fact) -> Option<String> {
         (_, "denied-cidr") => None,
         (Subject::Question { .. }, "filtered") if fact.policy.is_some() => None,
         (Subject::Question { name }, "filtered") => Some(format!("--allow {}", valid(name)?)),
+        (Subject::Question { .. }, "private-address") if fact.unopenable.is_some() => None,
         (Subject::Question { name }, "private-address") => Some(format!("--allow-private {}", valid(name)?)),
         (Subject::Packet { inbound: true, .. }, _) => None,
         (
             Subject::Packet { protocol, address, port, name, .. },
             "no-match" | "port" | "expired" | "protocol",
-        ) => Some(match name.as_deref().and_then(valid).filter(|_| matches!(*protocol, TCP | UDP)) {
+        ) => Some(match name.as_deref().and_then(valid).filter(|_| may_be_named(*address, *protocol)) {
             Some(name) => format!("--allow {name}:{port}/{}", protocol_word(*protocol)),
             None => format!("--allow-cidr {}", block(*address, *protocol, *port)),
         }),
@@ -52,19 +56,29 @@ fn block(address: IpAddr, protocol: u8, port: u16) -> String {
     }
 }
 
+/// Whether a rule about a name could open it (A3).
+fn may_be_named(address: IpAddr, protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP) && !matches!(judge(address), AddressClass::Never(_))
+}
+
 /// What to do about reasons that no flag lifts.
-pub(super) fn advice(reason: &str) -> Option<&'static str> {
-    match reason {
-        "upstream" => Some(
-            "the DNS server gave no answer or an error: see that it answers this host, or name another one with --dns",
-        ),
-        "dns-elsewhere" => {
-            Some("use the system's DNS: other DNS servers and DNS over TLS cannot be used inside")
+pub(super) fn advice(fact: &Fact) -> Option<String> {
+    let text = match (&fact.subject, fact.reason.as_str()) {
+        (Subject::Question { .. }, "private-address") => {
+            let address = fact.unopenable?;
+            return Some(format!("no name may open {address}: use --allow-cidr {address}"));
         }
-        "foreign-netns" => Some("inside, network namespaces of others cannot be used"),
-        "inbound" => Some("connections from outside are not accepted"),
-        _ => None,
-    }
+        (_, "upstream") => {
+            "the DNS server gave no answer or an error: see that it answers this host, or name another one with --dns"
+        }
+        (_, "dns-elsewhere") => {
+            "use the system's DNS: other DNS servers and DNS over TLS cannot be used inside"
+        }
+        (_, "foreign-netns") => "inside, network namespaces of others cannot be used",
+        (_, "inbound") => "connections from outside are not accepted",
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 /// Address and port as the command line takes them.
@@ -111,7 +125,8 @@ mod tests {
             name: name.map(str::to_owned),
             inbound: false,
         };
-        of(&Fact { subject, verdict: Verdict::Deny, reason: reason.into(), policy: None })
+        let (reason, policy) = (reason.into(), None);
+        of(&Fact { subject, verdict: Verdict::Deny, reason, policy, unopenable: None })
     }
 
     // X4: what is suggested can be typed.
@@ -123,8 +138,10 @@ mod tests {
             let flag = flag(protocol, address, None, "no-match").unwrap();
             cidr_rule(flag.strip_prefix("--allow-cidr ").unwrap()).unwrap();
         }
-        let flag = flag(6, "192.0.2.1", Some("a.example"), "port").unwrap();
-        name_rule(flag.strip_prefix("--allow ").unwrap()).unwrap();
+        let named = flag(6, "192.0.2.1", Some("a.example"), "port").unwrap();
+        name_rule(named.strip_prefix("--allow ").unwrap()).unwrap();
+        let unopenable = flag(6, "127.0.0.1", Some("a.example"), "no-match");
+        assert_eq!(unopenable.as_deref(), Some("--allow-cidr 127.0.0.1:9/tcp"), "A3");
     }
 
     // X4: the summary offers nothing that is wider than what was tried.

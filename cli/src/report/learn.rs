@@ -15,7 +15,7 @@ use nameward_policy::{
 use super::{Subject, flag::has_ports};
 
 /// More destinations than a policy can hold are not written down.
-const KEPT: usize = 4_000;
+pub(super) const KEPT: usize = 4_000;
 /// Limits of the policy schema.
 const PORTS_PER_RULE: usize = 32;
 /// See [`PORTS_PER_RULE`].
@@ -31,6 +31,7 @@ type Use = (u8, u16);
 pub(crate) struct Learned {
     names: BTreeMap<Name, Asked>,
     addresses: BTreeMap<IpAddr, BTreeSet<Use>>,
+    left_out: u64,
 }
 
 /// What is known of a name.
@@ -43,13 +44,10 @@ struct Asked {
 impl Learned {
     /// Takes what was asked for.
     pub(crate) fn add(&mut self, subject: &Subject) {
-        if self.names.len() + self.addresses.len() >= KEPT {
-            return;
-        }
         match subject {
             Subject::Question { name } => {
                 if let Ok(name) = Name::parse(name) {
-                    self.names.entry(name).or_default();
+                    self.name(name);
                 }
             }
             Subject::Packet { inbound: true, .. } => {}
@@ -63,10 +61,9 @@ impl Learned {
                 let name = name.as_deref().and_then(|name| Name::parse(name).ok());
                 // What no name may give is reached by its address only.
                 if name.is_none() || matches!(class, AddressClass::Never(_)) {
-                    self.addresses.entry(*address).or_default().insert((*protocol, port));
+                    self.address(*address, (*protocol, port));
                 }
-                if let Some(name) = name {
-                    let asked = self.names.entry(name).or_default();
+                if let Some(asked) = name.and_then(|name| self.name(name)) {
                     asked.uses.insert((*protocol, port));
                     asked.private |= matches!(class, AddressClass::Private(_));
                 }
@@ -74,13 +71,38 @@ impl Learned {
         }
     }
 
-    /// As many policies as their limits need, in one file.
-    pub(crate) fn to_policy(&self, title: &str, (namespace, name): (&str, &str)) -> String {
+    /// How often something was asked for that there was no room for.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    fn name(&mut self, name: Name) -> Option<&mut Asked> {
+        if self.is_full() && !self.names.contains_key(&name) {
+            self.left_out += 1;
+            return None;
+        }
+        Some(self.names.entry(name).or_default())
+    }
+
+    fn address(&mut self, address: IpAddr, one: Use) {
+        if self.is_full() && !self.addresses.contains_key(&address) {
+            self.left_out += 1;
+        } else {
+            self.addresses.entry(address).or_default().insert(one);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.names.len() + self.addresses.len() >= KEPT
+    }
+
+    /// As many policies as their limits need, in one file. The title is a comment: a line for each of its lines.
+    pub(crate) fn to_policy(&self, title: &[&str], (namespace, name): (&str, &str)) -> String {
         // Readers of YAML 1.1 end a comment at these separators, too.
         let breaks =
             |character: &char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
-        let title: String = title.chars().filter(|character| !breaks(character)).collect();
-        let mut text = format!("# {title}\n");
+        let line = |line: &&str| line.chars().filter(|character| !breaks(character)).collect::<String>();
+        let mut text: String = title.iter().map(|one| format!("# {}\n", line(one))).collect();
         let rules = self.rules();
         let documents: Vec<&[LearnedRule]> = match rules.is_empty() {
             true => vec![&[]],
@@ -207,7 +229,7 @@ mod tests {
     }
 
     fn read(learned: &Learned, command: &str) -> file::PolicyFile {
-        let text = learned.to_policy(command, ("default", "learned"));
+        let text = learned.to_policy(&[command], ("default", "learned"));
         file::read(&text, Path::new("learned.yaml")).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
     }
 

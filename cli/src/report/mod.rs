@@ -63,6 +63,8 @@ pub(crate) struct Fact {
     pub(crate) reason: String,
     /// The policy that decided, where there is one.
     pub(crate) policy: Option<String>,
+    /// An address of the answer that no name may open (A3).
+    pub(crate) unopenable: Option<IpAddr>,
 }
 
 /// Collects facts and tells them.
@@ -109,8 +111,9 @@ impl Report {
             return;
         }
         let flags = flag::narrowest(self.denials.keys().filter_map(flag::of));
+        let without = self.denials.keys().filter(|fact| flag::of(fact).is_none()).count();
         match self.format {
-            LogFormat::Text => self.summary_text(&flags, lost),
+            LogFormat::Text => self.summary_text(&flags, without, lost),
             LogFormat::Json => say(&json(&Summary {
                 event: "summary",
                 verdict: self.verdict(),
@@ -118,11 +121,24 @@ impl Report {
                 packets: self.denials.values().sum::<u64>() + self.not_kept,
                 lost,
                 flags: flags.iter().map(String::as_str).collect(),
+                flags_allow_all: without == 0 && self.not_kept == 0 && lost == 0,
             })),
         }
     }
 
-    fn summary_text(&self, flags: &BTreeSet<String>, lost: u64) {
+    /// What was asked for and is not among what was learned: none when all is. `lost`: events that nobody saw.
+    pub(crate) fn not_learned(&self, lost: u64) -> Option<String> {
+        let left_out = self.learned.as_ref().map_or(0, Learned::left_out);
+        let parts = [
+            (left_out > 0).then(|| format!("{left_out} times something beyond {} destinations", learn::KEPT)),
+            (lost > 0).then(|| format!("{lost} events that were not told one by one")),
+        ];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// `without`: how many of the denials no flag would lift.
+    fn summary_text(&self, flags: &BTreeSet<String>, without: usize, lost: u64) {
         let verb = if self.verdict() == Verdict::WouldDeny { "would have denied" } else { "denied" };
         let kinds = self.denials.len();
         let plural = if kinds == 1 { "" } else { "s" };
@@ -138,7 +154,12 @@ impl Report {
         }
         if !flags.is_empty() {
             let flags = flags.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-            say(&format!("nameward: to allow all of it: {flags}"));
+            let part = match self.not_kept + lost {
+                0 if without == 0 => "all of it",
+                0 => "all of it that a flag can allow",
+                _ => "part of it, for not all was told one by one",
+            };
+            say(&format!("nameward: to allow {part}: {flags}"));
         }
     }
 
@@ -158,10 +179,13 @@ impl Report {
 fn denial_text(fact: &Fact) -> String {
     let verb = if fact.verdict == Verdict::WouldDeny { "would deny" } else { "denied" };
     let what = subject_text(&fact.subject);
-    let by = fact.policy.as_ref().map(|policy| format!(" by {policy}")).unwrap_or_default();
+    // For other reasons it is the policy that came nearest, and does not deny.
+    let denies = matches!(fact.subject, Subject::Question { .. }) || fact.reason == "denied-cidr";
+    let by =
+        fact.policy.as_ref().filter(|_| denies).map(|policy| format!(" by {policy}")).unwrap_or_default();
     let advice = match flag::of(fact) {
         Some(flag) => format!("; allow it with {flag}"),
-        None => flag::advice(&fact.reason).map(|text| format!("; {text}")).unwrap_or_default(),
+        None => flag::advice(fact).map(|text| format!("; {text}")).unwrap_or_default(),
     };
     format!("nameward: {verb} {what}: {}{by}{advice}", fact.reason)
 }
@@ -234,6 +258,7 @@ struct Summary<'a> {
     packets: u64,
     lost: u64,
     flags: Vec<&'a str>,
+    flags_allow_all: bool,
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -259,7 +284,7 @@ mod tests {
             name: name.map(str::to_owned),
             inbound: false,
         };
-        Fact { subject, verdict, reason: reason.into(), policy: None }
+        Fact { subject, verdict, reason: reason.into(), policy: None, unopenable: None }
     }
 
     // X4, G8
@@ -275,10 +300,52 @@ mod tests {
             "nameward: would deny tcp 203.0.113.9:443 (never resolved): no-match; \
              allow it with --allow-cidr 203.0.113.9:443/tcp"
         );
-        let name = Subject::Question { name: "evil\u{1b}.example".into() };
-        let filtered =
-            Fact { subject: name, verdict: Verdict::Deny, reason: "filtered".into(), policy: None };
-        assert_eq!(denial_text(&filtered), "nameward: denied name evil?.example: filtered");
+        let near = Fact {
+            policy: Some("--allow files.example.net:80".into()),
+            ..packet(None, "port", Verdict::Deny)
+        };
+        assert!(!denial_text(&near).contains(" by "), "it allows another port: {}", denial_text(&near));
+        let denied =
+            Fact { policy: Some("EgressPolicy a".into()), ..packet(None, "denied-cidr", Verdict::Deny) };
+        assert!(denial_text(&denied).ends_with(": denied-cidr by EgressPolicy a"));
+    }
+
+    fn question(name: &str, reason: &str, unopenable: Option<&str>) -> Fact {
+        let unopenable = unopenable.map(|address| address.parse().unwrap());
+        let subject = Subject::Question { name: name.into() };
+        Fact { subject, unopenable, ..packet(None, reason, Verdict::Deny) }
+    }
+
+    // X4, A3
+    #[test]
+    fn a_flag_that_would_not_help_is_not_named() {
+        assert_eq!(
+            denial_text(&question("evil\u{1b}.example", "filtered", None)),
+            "nameward: denied name evil?.example: filtered"
+        );
+        assert!(
+            denial_text(&question("a.example", "private-address", None))
+                .contains("--allow-private a.example")
+        );
+        assert_eq!(
+            denial_text(&question("a.example", "private-address", Some("127.0.0.1"))),
+            "nameward: denied name a.example: private-address; no name may open 127.0.0.1: use --allow-cidr 127.0.0.1"
+        );
+    }
+
+    // X4
+    #[test]
+    fn what_was_not_learned_is_said() {
+        let mut report = Report::new(LogFormat::Text, true);
+        assert_eq!(report.not_learned(0), None);
+        for number in 0..=learn::KEPT {
+            report.add(question(&format!("n{number}.example"), "name", None), 1);
+        }
+        let text = report.not_learned(7).unwrap();
+        assert_eq!(
+            text,
+            "1 times something beyond 4000 destinations and 7 events that were not told one by one"
+        );
     }
 
     // X4

@@ -86,12 +86,15 @@ impl Fence {
         let (known, of) = (Arc::clone(&endpoints), enforcer.clone());
         tasks.spawn(async move {
             if let Err(error) = rules.follow(next_change, own_addresses, &of, &known).await {
-                tracing::error!(error = format!("{error:#}"), "the rules cannot follow the clock and the host");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the rules cannot follow the clock and the host"
+                );
             }
             "rules"
         });
         let refused = options.api.as_ref().map(|_| Arc::new(RefusedNames::default()));
-        let (sink, questions) = questions::channel(refused.clone());
+        let (sink, questions) = questions::channel(enforcer.own_addresses(), refused.clone());
         if let Some(refused) = refused {
             let enforcer = enforcer.clone();
             tasks.spawn(async move {
@@ -280,5 +283,6 @@ fn packet(decision: &decisions::Decision) -> Fact {
         },
         reason: decision.reason.to_string(),
         policy: decision.policy.clone(),
+        unopenable: None,
     }
 }

@@ -3,7 +3,7 @@
 //! command puts in its place meanwhile is not touched.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,9 +37,19 @@ impl LearnFile {
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
                 bail!("{}: it is a symbolic link; name the file that it leads to", say())
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("{}: {error}; make its folder first, or name another file", say())
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                bail!("{}: {error}; name a file that you may write, it is opened with your rights", say())
+            }
             other => other.with_context(say)?,
         };
-        ensure!(file.metadata().with_context(say)?.is_file(), "{}: it is no regular file", say());
+        ensure!(
+            file.metadata().with_context(say)?.is_file(),
+            "{}: it is no regular file; name another one",
+            say()
+        );
         Ok(Self { path: path.into(), file })
     }
 

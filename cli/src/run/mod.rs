@@ -159,7 +159,12 @@ impl<'a> Prepared<'a> {
         if let (Some(file), Some(learned)) = (self.learn, report.learned()) {
             let words: Vec<_> = self.arguments.command.iter().map(|word| word.to_string_lossy()).collect();
             let title = format!("What this asked for: {}", words.join(" "));
+            let missing = report.not_learned(lost).map(|what| format!("Not in it: {what}"));
+            let title: Vec<&str> = std::iter::once(&title).chain(&missing).map(String::as_str).collect();
             file.write(&learned.to_policy(&title, ("default", "learned")))?;
+            if let (Some(missing), Some(path)) = (&missing, &self.arguments.learn) {
+                eprintln!("nameward: warning: --learn {} is not complete. {missing}", path.display());
+            }
         }
         Ok(ExitCode::from(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)))
     }
@@ -222,7 +227,9 @@ fn plan(arguments: &Run, resolv_conf: &str, upstream: &Upstream) -> Result<Plan>
     }
     let mut hide = Vec::with_capacity(arguments.hide.len());
     for path in &arguments.hide {
-        let real = path.canonicalize().with_context(|| format!("--hide {}", path.display()))?;
+        let real = path.canonicalize().with_context(|| {
+            format!("--hide {}: write a path that is there, or leave the flag away", path.display())
+        })?;
         ensure!(
             !WITHOUT_HIDING.iter().any(|folder| real == Path::new(folder)),
             "--hide {}: a command cannot run without it; hide what is below it",

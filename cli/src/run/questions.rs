@@ -1,13 +1,15 @@
 //! What became of DNS questions, from the resolver's tasks to the report, and to the API where there is one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nameward_policy::Name;
+use ipnet::IpNet;
+use nameward_policy::address::{AddressClass, judge};
 use nameward_resolver::counters::Counters;
 use nameward_resolver::decisions::{Decision, DecisionSink, Outcome, Reason};
 use nameward_resolver::refused::RefusedNames;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::report::{Fact, Subject, Verdict};
 
@@ -19,6 +21,7 @@ pub(super) struct Sink {
     facts: mpsc::Sender<Fact>,
     missed: Arc<AtomicU64>,
     bounded: Arc<AtomicU64>,
+    own_addresses: watch::Receiver<Vec<IpNet>>,
     /// Who asks the API is told by these.
     refused: Option<Arc<RefusedNames>>,
 }
@@ -30,11 +33,15 @@ pub(super) struct Questions {
     bounded: Arc<AtomicU64>,
 }
 
-/// Both ends. `refused`: where to keep what is not answered, too.
-pub(super) fn channel(refused: Option<Arc<RefusedNames>>) -> (Sink, Questions) {
+/// Both ends. `own_addresses` are the host's; `refused`: where to keep what is not answered, too.
+pub(super) fn channel(
+    own_addresses: watch::Receiver<Vec<IpNet>>,
+    refused: Option<Arc<RefusedNames>>,
+) -> (Sink, Questions) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let (missed, bounded): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
-    let sink = Sink { facts: sender, missed: Arc::clone(&missed), bounded: Arc::clone(&bounded), refused };
+    let (also_missed, also_bounded) = (Arc::clone(&missed), Arc::clone(&bounded));
+    let sink = Sink { facts: sender, missed: also_missed, bounded: also_bounded, own_addresses, refused };
     (sink, Questions { facts: receiver, missed, bounded })
 }
 
@@ -43,7 +50,8 @@ impl DecisionSink for Sink {
         if is_bounded(&decision) {
             self.bounded.fetch_add(1, Ordering::Relaxed);
         }
-        if self.facts.try_send(fact(&decision)).is_err() {
+        let fact = fact(&decision, &self.own_addresses.borrow());
+        if self.facts.try_send(fact).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(refused) = &self.refused {
@@ -69,23 +77,31 @@ impl Questions {
     }
 }
 
-/// Of these the resolver does not tell each: what is over a limit is told once a second, and what is no query never.
+/// Of these the resolver tells one a second. (What is no query, or for what no host can be called, it never tells: N1.)
 fn is_bounded(decision: &Decision) -> bool {
-    match &decision.outcome {
-        Outcome::Denied { reason: Reason::Limit, .. } => true,
-        Outcome::Denied { .. } => Name::parse(&decision.name).is_err(),
-        Outcome::Answered { .. } => false,
-    }
+    matches!(decision.outcome, Outcome::Denied { reason: Reason::Limit, .. })
 }
 
-fn fact(decision: &Decision) -> Fact {
+fn fact(decision: &Decision, own_addresses: &[IpNet]) -> Fact {
     let subject = Subject::Question { name: decision.name.to_string() };
     let (verdict, reason, policy) = match &decision.outcome {
         Outcome::Answered { would_filter: false, .. } => (Verdict::Pass, "name".to_owned(), None),
         Outcome::Answered { would_filter: true, .. } => (Verdict::WouldDeny, "filtered".to_owned(), None),
         Outcome::Denied { reason, detail } => (Verdict::Deny, reason.word().to_owned(), denier(detail)),
     };
-    Fact { subject, verdict, reason, policy }
+    let unopenable = match &decision.outcome {
+        Outcome::Denied { reason: Reason::PrivateAddress, detail } => unopenable(detail, own_addresses),
+        Outcome::Denied { .. } | Outcome::Answered { .. } => None,
+    };
+    Fact { subject, verdict, reason, policy, unopenable }
+}
+
+/// One of the addresses that were removed from an answer, if none of them may be opened by a name (A3).
+fn unopenable(removed: &str, own_addresses: &[IpNet]) -> Option<IpAddr> {
+    let is_own = |address: &IpAddr| own_addresses.iter().any(|own| own.contains(address));
+    let never = |address: &IpAddr| matches!(judge(*address), AddressClass::Never(_)) || is_own(address);
+    let addresses: Vec<IpAddr> = removed.split(", ").filter_map(|text| text.parse().ok()).collect();
+    addresses.first().copied().filter(|_| addresses.iter().all(never))
 }
 
 /// The policy that denies the name, where one does; what no rule allows is nobody's.
@@ -97,6 +113,10 @@ fn denier(detail: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn host() -> watch::Receiver<Vec<IpNet>> {
+        watch::Sender::new(vec!["192.168.1.5/32".parse().unwrap()]).subscribe()
+    }
+
     fn decision(outcome: Outcome) -> Decision {
         let (endpoint, name) = ("sandbox".into(), "a.example".into());
         Decision { endpoint, name, record_type: 1, code: 0, policy: None, outcome }
@@ -105,7 +125,7 @@ mod tests {
     // R6, X4
     #[tokio::test]
     async fn what_enforcement_would_filter_is_no_pass() {
-        let (sink, mut questions) = channel(None);
+        let (sink, mut questions) = channel(host(), None);
         sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: true }));
         sink.decided(decision(Outcome::Denied { reason: Reason::Filtered, detail: String::new() }));
         assert_eq!(questions.next().await.verdict, Verdict::WouldDeny);
@@ -119,10 +139,27 @@ mod tests {
         assert_eq!(questions.next().await.policy.as_deref(), Some("EgressPolicy ci/job"));
     }
 
+    // A3, X4
+    #[tokio::test]
+    async fn what_no_name_may_open_is_told_from_what_is_private() {
+        let (sink, mut questions) = channel(host(), None);
+        for (removed, expected) in [
+            ("192.168.1.6", None),
+            ("192.168.1.5", Some("192.168.1.5")),
+            ("127.0.0.1, 192.168.1.5", Some("127.0.0.1")),
+            ("127.0.0.1, 192.168.1.6", None),
+        ] {
+            let detail = removed.to_owned();
+            sink.decided(decision(Outcome::Denied { reason: Reason::PrivateAddress, detail }));
+            let found = questions.next().await.unopenable.map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{removed}");
+        }
+    }
+
     // F3
     #[test]
     fn a_flood_of_questions_is_counted_not_kept() {
-        let (sink, questions) = channel(None);
+        let (sink, questions) = channel(host(), None);
         for _ in 0..=WAITING {
             sink.decided(decision(Outcome::Answered { addresses: vec![], would_filter: false }));
         }
@@ -132,7 +169,7 @@ mod tests {
     // Q8, X4
     #[test]
     fn what_the_resolver_only_counts_is_missed() {
-        let (sink, questions) = channel(None);
+        let (sink, questions) = channel(host(), None);
         let counters = Counters::default();
         let denied = |reason| Outcome::Denied { reason, detail: String::new() };
         for _ in 0..5 {
@@ -140,9 +177,8 @@ mod tests {
         }
         sink.decided(decision(denied(Reason::Limit)));
         counters.malformed.count();
-        sink.decided(Decision { name: "a b".into(), ..decision(denied(Reason::Filtered)) });
         sink.decided(decision(denied(Reason::Filtered)));
-        assert_eq!(questions.missed(&counters), 4);
+        assert_eq!(questions.missed(&counters), 5);
     }
 
     /// What is logged meanwhile.

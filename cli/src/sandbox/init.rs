@@ -179,11 +179,18 @@ fn start(plan: &Plan) -> Result<Pid> {
         ForkResult::Child => {
             reset_signals();
             let errno = execute(&candidates, &arguments, &environment);
-            eprintln!("nameward: cannot run {}: {}", plan.command[0].to_string_lossy(), errno.desc());
+            eprintln!("nameward: cannot run {}", why_not(&plan.command[0], errno));
             let status = if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE };
             // SAFETY: ends the child without running what the parent has registered.
             unsafe { libc::_exit(status) }
         }
+    }
+}
+
+fn why_not(command: &CString, errno: Errno) -> String {
+    match command.to_string_lossy() {
+        word if word.is_empty() => "an empty word; write a command after --".to_owned(),
+        word => format!("{word}: {}", errno.desc()),
     }
 }
 
