@@ -30,19 +30,23 @@ fn a_command_is_fenced() {
     }
     let output = boot(
         r#"
-        ip addr add 198.51.100.10/32 dev lo; ip addr add 203.0.113.10/32 dev lo
-        python3 -m http.server --bind 198.51.100.10 80 >/dev/null 2>&1 &
-        python3 -m http.server --bind 203.0.113.10 80 >/dev/null 2>&1 &
+        # Servers are elsewhere: no name opens an address of this machine (A3).
+        ip netns add far; ip link add up0 type veth peer name eth0 netns far
+        ip link set up0 up; ip -n far link set eth0 up
+        for net in 198.51.100 203.0.113; do
+            ip addr add $net.1/24 dev up0; ip -n far addr add $net.10/24 dev eth0
+            ip netns exec far python3 -m http.server --bind $net.10 80 >/dev/null 2>&1 &
+        done
         cat >/tmp/names.conf <<END
 no-resolv
 no-hosts
 bind-interfaces
-listen-address=198.51.100.10
+listen-address=198.51.100.1
 address=/allowed.example/198.51.100.10
 address=/denied.example/203.0.113.10
 END
         dnsmasq --conf-file=/tmp/names.conf --user=root
-        run="$bin/nameward run --dns 198.51.100.10 --allow allowed.example:80"
+        run="$bin/nameward run --dns 198.51.100.1 --allow allowed.example:80"
         $run -- curl -sS -o /dev/null -w 'allowed: %{http_code}\n' --retry 30 --retry-connrefused http://allowed.example/
         $run -- curl -sS http://denied.example/ || echo "denied name: $?"
         $run -- curl -sS -o /dev/null -w 'address: %{time_total} s\n' http://203.0.113.10/ || echo "denied address: $?"
