@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use nameward_policy::{BootTime, Explanation, Missing, Outcome, RuleRef};
 
-use crate::types::{Explained, ExplainedBinding, Proposal, RuleName};
+use crate::types::{Explained, ExplainedBinding, Proposal, RuleName, Staged, Verdict};
 
 impl Explained {
     /// With the wall clock's time of each moment.
@@ -34,6 +34,32 @@ impl Explained {
             bindings: explanation.bindings.iter().map(binding).collect(),
             missing: explanation.missing.map(|missing| word(missing).into()),
             suggestion: explanation.suggestion.as_ref().map(proposal),
+            staged: None,
+        }
+    }
+
+    /// With what the Audit policies would make of it.
+    #[must_use]
+    pub fn with_staged(self, staged: Option<&Explanation>) -> Self {
+        Self { staged: staged.map(Staged::from), ..self }
+    }
+}
+
+impl From<&Explanation> for Staged {
+    fn from(explanation: &Explanation) -> Self {
+        Self {
+            verdict: Verdict::from(explanation.verdict),
+            reason: explanation.reason.word().into(),
+            policy: explanation.rules.first().map(|rule| format!("{} rule {}", rule.policy, rule.rule)),
+        }
+    }
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allowed => Self::Pass,
+            Outcome::Denied => Self::Deny,
         }
     }
 }

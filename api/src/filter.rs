@@ -83,6 +83,23 @@ impl BindingFilter {
     }
 }
 
+/// Which verdicts are meant. Where own and staged ones are named, a decision needs one of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// What became of it; none = all.
+    pub own: Vec<Verdict>,
+    /// What would have become of it if Audit policies were enforced, too (R6); none = all.
+    pub staged: Vec<Verdict>,
+}
+
+impl Verdicts {
+    fn passes(&self, decision: &Decision) -> bool {
+        let staged = decision.staged.as_ref().map(|staged| staged.verdict);
+        (self.own.is_empty() || self.own.contains(&decision.verdict))
+            && (self.staged.is_empty() || staged.is_some_and(|verdict| self.staged.contains(&verdict)))
+    }
+}
+
 /// Which decisions are meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DecisionFilter {
@@ -94,8 +111,8 @@ pub struct DecisionFilter {
     pub address: Option<IpNet>,
     /// A policy that took part.
     pub policy: Option<String>,
-    /// Verdicts; none = all.
-    pub verdicts: Vec<Verdict>,
+    /// Verdicts, own and staged.
+    pub verdicts: Verdicts,
     /// Reasons; none = all.
     pub reasons: Vec<String>,
     /// Which way.
@@ -111,7 +128,7 @@ impl DecisionFilter {
     pub fn passes(&self, decision: &Decision) -> bool {
         let named = || decision.name.as_deref().and_then(|name| Name::parse(name).ok());
         self.endpoint.passes(&decision.endpoint, &decision.endpoint)
-            && (self.verdicts.is_empty() || self.verdicts.contains(&decision.verdict))
+            && self.verdicts.passes(decision)
             && (self.reasons.is_empty() || self.reasons.iter().any(|reason| *reason == decision.reason))
             && self.direction.is_none_or(|wanted| wanted == decision.direction)
             && self.since.is_none_or(|since| decision.at >= since)
@@ -173,14 +190,21 @@ pub fn addresses(text: Option<&str>) -> Result<Option<IpNet>, Problem> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn verdicts(text: Option<&str>) -> Result<Vec<Verdict>, Problem> {
-    let read = |word: &str| {
-        let found = Verdict::ALL.into_iter().find(|verdict| verdict.word() == word);
-        found.ok_or_else(|| {
-            Problem::bad(format!("verdict {word:?}: write pass, deny or would-deny, with commas between"))
-        })
-    };
-    words(text).map(read).collect()
+pub fn verdicts(text: Option<&str>) -> Result<Verdicts, Problem> {
+    let mut verdicts = Verdicts::default();
+    for word in words(text) {
+        let (list, all, bare) = match word.strip_prefix("staged-") {
+            Some(bare) => (&mut verdicts.staged, &[Verdict::Pass, Verdict::Deny][..], bare),
+            None => (&mut verdicts.own, &Verdict::ALL[..], word),
+        };
+        let found = all.iter().find(|verdict| verdict.word() == bare);
+        list.push(*found.ok_or_else(|| {
+            Problem::bad(format!(
+                "verdict {word:?}: write pass, deny, would-deny, staged-pass or staged-deny, with commas between"
+            ))
+        })?);
+    }
+    Ok(verdicts)
 }
 
 /// `reason=`: words with commas.
@@ -261,6 +285,7 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Staged;
 
     fn decision() -> Decision {
         Decision {
@@ -282,6 +307,7 @@ mod tests {
             packets: 1,
             bytes: 60,
             generation: 1,
+            staged: None,
         }
     }
 
@@ -315,7 +341,7 @@ mod tests {
         let of = |text| {
             passes(DecisionFilter { verdicts: verdicts(Some(text)).unwrap(), ..DecisionFilter::default() })
         };
-        assert!(of("deny,pass") && of("") && !of("would-deny"));
+        assert!(of("deny,pass") && of("") && !of("would-deny") && !of("staged-deny"));
         let of = |text| {
             passes(DecisionFilter { reasons: reasons(Some(text)).unwrap(), ..DecisionFilter::default() })
         };
@@ -328,6 +354,20 @@ mod tests {
         assert!(passes(DecisionFilter { since: at("2027-01-01T00:00:10Z"), ..DecisionFilter::default() }));
         assert!(!passes(DecisionFilter { until: at("2027-01-01T00:00:10Z"), ..DecisionFilter::default() }));
         assert!(!passes(DecisionFilter { since: at("2027-01-01T00:00:11Z"), ..DecisionFilter::default() }));
+    }
+
+    // R6
+    #[test]
+    fn staged_verdicts_are_asked_for_beside_the_others() {
+        let staged = Staged { verdict: Verdict::Pass, reason: "cidr".into(), policy: None };
+        let one = Decision { staged: Some(staged), ..decision() };
+        let of = |text| {
+            let verdicts = verdicts(Some(text)).unwrap();
+            DecisionFilter { verdicts, ..DecisionFilter::default() }.passes(&one)
+        };
+        assert!(of("staged-pass") && of("staged-pass,staged-deny") && of("deny,staged-pass") && of("deny"));
+        assert!(!of("staged-deny") && !of("pass,staged-pass") && !of("deny,staged-deny"));
+        assert!(verdicts(Some("staged-would-deny")).unwrap_err().detail.contains("staged-pass"));
     }
 
     #[test]

@@ -124,6 +124,7 @@ mod tests {
             packets: 2,
             bytes: 1,
             generation: 1,
+            staged: None,
         }
     }
 

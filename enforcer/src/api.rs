@@ -68,7 +68,8 @@ impl Source for Enforcer {
         let clock = Clock::now();
         let explanation = Self::explain(self, uid, destination, protocol, port)?;
         let explanation = explanation.ok_or_else(|| SourceError::NoRules(uid.into()))?;
-        Ok(Explained::new(&explanation, |moment| clock.wall(moment)))
+        let staged = self.explain_staged(uid, destination, protocol, port)?;
+        Ok(Explained::new(&explanation, |moment| clock.wall(moment)).with_staged(staged.as_ref()))
     }
 
     fn forbids(&self, uid: &str, name: &Name) -> bool {

@@ -110,7 +110,7 @@ fn packets(node: &str, decision: &Decision) -> Value {
 /// What records of all decisions say.
 fn decided(node: &str, decision: &Decision, class: u32, activity: u32) -> Value {
     let meaning = Meaning::of(decision.verdict);
-    json!({
+    let mut record = json!({
         "category_uid": 4,
         "class_uid": class,
         "activity_id": activity,
@@ -123,7 +123,12 @@ fn decided(node: &str, decision: &Decision, class: u32, activity: u32) -> Value 
         "count": decision.packets,
         "device": {"hostname": node, "type_id": 1},
         "unmapped": {"decision": decision.sequence, "generation": decision.generation},
-    })
+    });
+    if let Some(staged) = &decision.staged {
+        // OCSF has one verdict a record.
+        record["unmapped"]["staged"] = json!(staged);
+    }
+    record
 }
 
 /// A name that was not answered, and what was: OCSF 1.8 DNS Activity.
@@ -231,7 +236,23 @@ mod tests {
             packets: 3,
             bytes: 180,
             generation: 2,
+            staged: None,
         }
+    }
+
+    // R6
+    #[test]
+    fn the_staged_verdict_is_recorded_beside_the_other() {
+        let staged = nameward_api::types::Staged {
+            verdict: Verdict::Pass,
+            reason: "cidr".into(),
+            policy: Some("EgressPolicy ci/new rule web".into()),
+        };
+        let record = recorded(Decision { staged: Some(staged), ..decision(Verdict::Deny, Direction::Egress) });
+        assert_eq!((&record["action_id"], &record["status_code"]), (&json!(2), &json!("no-match")));
+        let expected = json!({"verdict": "pass", "reason": "cidr", "policy": "EgressPolicy ci/new rule web"});
+        assert_eq!(record["unmapped"]["staged"], expected);
+        assert_eq!(audited(Verdict::Deny, Direction::Egress)["unmapped"]["staged"], Value::Null);
     }
 
     #[test]

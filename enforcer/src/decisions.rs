@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use nameward_abi::{Event, Reason};
 pub use nameward_api::{
     Followed,
-    types::{Decision, DecisionCounts, Direction, Verdict},
+    types::{Decision, DecisionCounts, Direction, Staged, Verdict},
 };
 use nameward_daemon::audit::AuditCounts;
 use nameward_policy::Reason as DnsReason;
@@ -72,6 +72,7 @@ pub(crate) struct Context {
     pub(crate) endpoint: Arc<str>,
     pub(crate) name: Option<String>,
     pub(crate) policy: Option<String>,
+    pub(crate) staged: Option<Staged>,
 }
 
 /// Who asked a question.
@@ -82,6 +83,8 @@ pub(crate) struct Asker {
     pub(crate) address: Option<IpAddr>,
     /// Of its rules.
     pub(crate) generation: u32,
+    /// What its Audit policies would make of the question.
+    pub(crate) staged: Option<Staged>,
 }
 
 impl Decisions {
@@ -200,6 +203,8 @@ fn log(decision: &Decision) {
         query_type = decision.query_type.as_deref(),
         response_code = decision.response_code.as_deref(),
         policy = decision.policy.as_deref(),
+        staged = decision.staged.as_ref().map(|staged| staged.verdict.word()),
+        staged_reason = decision.staged.as_ref().map(|staged| &*staged.reason),
         packets = decision.packets,
         bytes = decision.bytes,
     );
@@ -225,6 +230,7 @@ fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> De
         packets: event.packets,
         bytes: event.bytes,
         generation: event.generation,
+        staged: context.staged,
     }
 }
 
@@ -268,7 +274,7 @@ mod tests {
     }
 
     fn context(name: Option<&str>) -> Context {
-        Context { endpoint: "runner".into(), name: name.map(str::to_owned), policy: None }
+        Context { endpoint: "runner".into(), name: name.map(str::to_owned), policy: None, staged: None }
     }
 
     // G8
@@ -308,7 +314,7 @@ mod tests {
     }
 
     fn asker() -> Asker {
-        Asker { endpoint: "runner".into(), address: None, generation: 4 }
+        Asker { endpoint: "runner".into(), address: None, generation: 4, staged: None }
     }
 
     // G5, R6

@@ -321,6 +321,9 @@ impl Enforcer {
         loop {
             let guarded = self.guarded(uid)?;
             let Some(mut endpoint) = guarded.current() else { continue };
+            if let Some(Err(error)) = &rules.staged {
+                tracing::warn!(endpoint = uid, %error, "Audit policies cannot be judged: no second verdict is told");
+            }
             let isolates_first = endpoint.isolates_first(&rules);
             // Before the first rules nothing can be opened.
             let was_open = endpoint.generation() != 0;

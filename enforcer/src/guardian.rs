@@ -287,11 +287,21 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Whether two rule sets mean the same to kernel and resolver.
+/// Whether two rule sets mean the same to kernel and resolver, and to what is told.
 pub(crate) fn is_same(one: &Arc<RuleSet>, other: &Arc<RuleSet>) -> bool {
-    if Arc::ptr_eq(one, other) {
-        return true;
+    Arc::ptr_eq(one, other) || (says_same(one, other) && is_same_staged(one, other))
+}
+
+fn is_same_staged(one: &RuleSet, other: &RuleSet) -> bool {
+    match (&one.staged, &other.staged) {
+        (None, None) => true,
+        (Some(Ok(one)), Some(Ok(other))) => says_same(one, other),
+        (Some(Err(one)), Some(Err(other))) => one == other,
+        (None | Some(_), _) => false,
     }
+}
+
+fn says_same(one: &RuleSet, other: &RuleSet) -> bool {
     one.kernel == other.kernel
         && one.dns == other.dns
         && one.settings == other.settings

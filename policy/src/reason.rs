@@ -116,6 +116,49 @@ reasons! {
     GrantTimeout "grant-timeout" Denied,
 }
 
+impl Reason {
+    /// Whether rules decided: other rules may have come to something else.
+    #[must_use]
+    pub const fn is_of_rules(self) -> bool {
+        match self {
+            Self::Name
+            | Self::Cidr
+            | Self::Cluster
+            | Self::NotIsolated
+            | Self::NoMatch
+            | Self::Expired
+            | Self::Port
+            | Self::DeniedCidr
+            | Self::Protocol
+            | Self::Filtered => true,
+            Self::Flow
+            | Self::Reply
+            | Self::Dns
+            | Self::Related
+            | Self::Neighbour
+            | Self::Adopted
+            | Self::Housekeeping
+            | Self::SpoofedSource
+            | Self::Malformed
+            | Self::Fragment
+            | Self::ExtensionHeader
+            | Self::NotIp
+            | Self::DnsElsewhere
+            | Self::NoPolicyYet
+            | Self::FlowsFull
+            | Self::ForeignNetns
+            | Self::ForeignMac
+            | Self::Inbound
+            | Self::IcmpError
+            | Self::PrivateAddress
+            | Self::Limit
+            | Self::Loop
+            | Self::Upstream
+            | Self::GrantTimeout => false,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.word())

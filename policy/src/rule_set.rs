@@ -80,6 +80,9 @@ pub struct RuleSet {
     pub next_change: Option<Timestamp>,
     /// The rules that count, sorted by policy and name.
     pub rules: Vec<CompiledRule>,
+    /// What would be in force if the Audit policies were enforced, too (R6). None where there are none, or where nothing
+    /// but they is judged already; an error where that does not fit, which changes nothing that is in force.
+    pub staged: Option<Result<Arc<Self>, CompileError>>,
     pub(crate) cluster: ClusterRanges,
 }
 
@@ -111,20 +114,21 @@ impl RuleSet {
         let mut compiled = compile(mode, &counted, settings, cluster, now)?;
         compiled.isolation = isolation;
         compiled.next_change = rules.iter().filter_map(|rule| rule.next_change(now)).min();
+        if mode != KernelMode::Audit && counted.len() < rules.len() {
+            let mode = match isolation {
+                Isolation::Isolated | Isolation::Audit => KernelMode::Enforce,
+                Isolation::NotIsolated => KernelMode::NotIsolated,
+            };
+            let all: Vec<&Rule> = rules.iter().collect();
+            compiled.staged = Some(compile(mode, &all, settings, cluster, now).map(Arc::new));
+        }
         Ok(compiled)
     }
 
-    /// What would be in force if every Audit policy were enforced: gives the staged verdicts (R6).
-    ///
-    /// # Errors
-    /// [`CompileError`] when the rules do not fit into the kernel's tables.
-    pub fn staged(
-        rules: &[Rule],
-        settings: &Settings,
-        cluster: &ClusterRanges,
-        now: Timestamp,
-    ) -> Result<Self, CompileError> {
-        compile(KernelMode::Enforce, &rules.iter().collect::<Vec<_>>(), settings, cluster, now)
+    /// The rules that would be in force if the Audit policies were enforced, too (R6).
+    #[must_use]
+    pub fn staged(&self) -> Option<&Self> {
+        self.staged.as_ref()?.as_deref().ok()
     }
 
     /// The port classes that a name's addresses get; 0 = none.
@@ -165,6 +169,7 @@ fn compile(
         settings: settings.clone(),
         next_change: rules.iter().filter_map(|rule| rule.next_change(now)).min(),
         rules: compiled,
+        staged: None,
         cluster: cluster.clone(),
     })
 }

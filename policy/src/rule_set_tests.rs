@@ -183,22 +183,33 @@ fn audit_changes_no_verdict_of_enforce_and_lifts_no_deny() {
     let audit = |effect, cidr| Rule { mode: RuleMode::Audit, ..rule(effect, block(cidr, &[]), &[tcp(443)]) };
     let with_audit =
         [enforce.clone(), audit(Effect::Allow, "198.51.100.0/24"), audit(Effect::Deny, "192.0.2.0/24")];
-    assert_eq!(isolated(&with_audit), isolated(&[enforce]));
-    let staged = RuleSet::staged(
-        &with_audit,
-        &Settings::default(),
-        &ClusterRanges::default(),
-        at("2026-11-23T00:00:00Z"),
-    );
-    let staged = staged.unwrap().kernel;
+    assert_eq!(isolated(&with_audit), isolated(std::slice::from_ref(&enforce)));
+    let both = compile(Isolation::Isolated, &with_audit).unwrap();
+    let staged = &both.staged().unwrap().kernel;
     assert_eq!(
-        (judge(&staged, "198.51.100.1", 443), judge(&staged, "192.0.2.1", 443)),
+        (judge(staged, "198.51.100.1", 443), judge(staged, "192.0.2.1", 443)),
         (Reason::Cidr, Reason::DeniedCidr)
     );
+    assert!(compile(Isolation::Isolated, std::slice::from_ref(&enforce)).unwrap().staged.is_none());
     let only = compile(Isolation::Audit, &[audit(Effect::Allow, "192.0.2.0/24")]).unwrap();
-    assert_eq!(only.kernel.mode, KernelMode::Audit);
+    assert_eq!((only.kernel.mode, only.staged.is_none()), (KernelMode::Audit, true));
+    // A guardrail in Audit isolates nobody.
+    let guardrail = compile(Isolation::NotIsolated, &[audit(Effect::Deny, "192.0.2.0/24")]).unwrap();
+    assert_eq!(judge(&guardrail.kernel, "192.0.2.1", 443), Reason::NotIsolated);
+    let staged = &guardrail.staged().unwrap().kernel;
+    assert_eq!(
+        (judge(staged, "192.0.2.1", 443), judge(staged, "192.0.3.1", 443)),
+        (Reason::DeniedCidr, Reason::NotIsolated)
+    );
+    // What does not fit keeps nothing from being enforced.
+    let ports = |port: u16| Rule { ports: vec![tcp(port * 3)], ..audit(Effect::Allow, "198.51.100.0/24") };
+    let many: Vec<Rule> = std::iter::once(enforce).chain((1..=65).map(ports)).collect();
+    let many = compile(Isolation::Isolated, &many).unwrap();
+    assert!(matches!(many.staged, Some(Err(CompileError::TooManyPortClasses { .. }))), "{:?}", many.staged);
     let guarded = [audit(Effect::Allow, "0.0.0.0/0"), rule(Effect::Deny, block("192.0.2.0/24", &[]), &[])];
-    let guarded = compile(Isolation::Audit, &guarded).unwrap().kernel;
+    let guarded = compile(Isolation::Audit, &guarded).unwrap();
+    assert_eq!(judge(&guarded.staged().unwrap().kernel, "198.51.100.1", 443), Reason::Cidr);
+    let guarded = guarded.kernel;
     assert_eq!(guarded.mode, KernelMode::NotIsolated);
     assert_eq!(judge(&guarded, "192.0.2.1", 443), Reason::DeniedCidr);
 }

@@ -96,6 +96,7 @@ fn denial(sequence: u64, endpoint: &str, name: Option<&str>) -> Decision {
         packets: 1,
         bytes: 60,
         generation: 1,
+        staged: None,
     }
 }
 
@@ -214,6 +215,7 @@ impl Source for Fixture {
             bindings: vec![],
             missing: Some("port".into()),
             suggestion: None,
+            staged: None,
         })
     }
 

@@ -246,6 +246,59 @@ fn names_that_are_not_answered_are_seen_recorded_and_counted() {
     assert!(all.contains(r#""status_code":"untold""#), "the loss is recorded");
 }
 
+// R6: Audit policies change no verdict of who is isolated, and have one of their own
+#[test]
+fn policies_in_audit_have_a_second_verdict() {
+    if !privileged() {
+        return;
+    }
+    let mut host = Host::new("other.example");
+    let rules = std::fs::read_to_string(&host.config).unwrap();
+    let audit = "- apiVersion: nameward.io/v1alpha1
+  kind: EgressPolicy
+  metadata: {name: next, namespace: ci}
+  spec:
+    podSelector: {}
+    mode: Audit
+    egress:
+    - {name: block, to: [{ipBlock: {cidr: 203.0.113.10/32}}], ports: [{protocol: TCP, port: 80}]}
+    deny:
+    - {name: never, to: [{domainNames: [allowed.example]}]}
+";
+    std::fs::write(&host.config, rules + audit).unwrap();
+    host.start(Part::Resolver);
+    host.start(Part::Enforcer);
+    host.wait_until_served();
+    let (api, veth) = (host.api(), &*host.workloads[0]);
+    assert!(reaches(veth, "allowed.example"));
+    assert!(!reaches(veth, "203.0.113.10"));
+    let found = |filter: &str| {
+        let path = format!("/v1/decisions?endpoint=ci/veth&{filter}");
+        wait_until("the decision is told", SOON, || {
+            let (_, list) = crate::api::json(&api, &path);
+            list["items"].as_array().unwrap().first().cloned()
+        })
+    };
+    let widened = found("verdict=deny,staged-pass");
+    assert_eq!((&widened["remote"], &widened["reason"]), (&"203.0.113.10".into(), &"no-match".into()));
+    let staged = serde_json::json!({"verdict": "pass", "reason": "cidr", "policy": "EgressPolicy ci/next rule block"});
+    assert_eq!(widened["staged"], staged);
+    let cut = found("verdict=pass,staged-deny");
+    assert_eq!((&cut["name"], &cut["reason"]), (&"allowed.example".into(), &"name".into()), "{cut}");
+    assert_eq!(cut["staged"]["reason"], "no-match", "{cut}");
+    let explained = text(&host.ask_cli(&["explain", "ci/veth", "allowed.example:80"]).output().unwrap());
+    assert!(
+        explained.starts_with("allowed: name") && explained.contains("staged    deny: filtered"),
+        "{explained}"
+    );
+    let shown = ["watch", "--since", "1h", "--count", "1", "--verdict", "pass,staged-deny", "-e", "ci/veth"];
+    let shown = text(&host.ask_cli(&shown).output().unwrap());
+    assert!(shown.contains("[staged: deny no-match"), "{shown}");
+    host.stop(Part::Enforcer);
+    let audit = std::fs::read_to_string(host.folder.path().join("audit.log")).unwrap();
+    assert!(audit.contains(r#""staged":{"policy":"EgressPolicy ci/next rule block""#), "{audit}");
+}
+
 // N1, issue 8: what is no name of a host is refused, and is nowhere to be read
 #[test]
 fn names_cannot_steer_terminals_and_logs() {

@@ -39,7 +39,8 @@ pub(crate) struct DecisionsQuery {
     address: Option<String>,
     /// A policy that took part, as NAME or NAMESPACE/NAME.
     policy: Option<String>,
-    /// `pass`, `deny`, `would-deny`; several with commas.
+    /// `pass`, `deny`, `would-deny`; and what Audit policies would make of it, `staged-pass`, `staged-deny`. Several with
+    /// commas: `pass,staged-deny` is what passes and would not.
     verdict: Option<String>,
     /// Words like `no-match`; several with commas.
     reason: Option<String>,

@@ -59,6 +59,24 @@ pub struct Decision {
     pub bytes: u64,
     /// Generation of the rules that judged.
     pub generation: u32,
+    /// The second verdict, where Audit policies select the workload beside what is enforced; absent where none does, and
+    /// where `would-deny` says it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
+}
+
+/// What would have become of it if the Audit policies of the workload were enforced, too (SEMANTICS R6).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Staged {
+    /// `pass` or `deny`.
+    pub verdict: Verdict,
+    /// Why, in one stable word.
+    #[schema(value_type = String, example = "denied-cidr")]
+    pub reason: Cow<'static, str>,
+    /// The policy and rule that would take part, where one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// What became of it.
@@ -125,6 +143,11 @@ pub struct DecisionCounts {
 }
 
 impl Decision {
+    /// The second verdict and its reason for people: `deny no-match`; `-` where there is none.
+    pub fn staged_words(&self) -> String {
+        self.staged.as_ref().map_or_else(|| "-".into(), |staged| format!("{} {}", staged.verdict, staged.reason))
+    }
+
     /// Whether the packet was dropped or rejected.
     pub fn is_denied(&self) -> bool {
         self.verdict == Verdict::Deny
@@ -172,9 +195,10 @@ impl Item for Decision {
         "packets",
         "bytes",
         "generation",
+        "staged",
     ];
     const COLUMNS: &'static [&'static str] =
-        &["TIME", "ENDPOINT", "VERDICT", "REASON", "DIRECTION", "PEER", "NAME", "PACKETS", "POLICY"];
+        &["TIME", "ENDPOINT", "VERDICT", "REASON", "DIRECTION", "PEER", "NAME", "PACKETS", "STAGED", "POLICY"];
 
     fn row(&self) -> Vec<String> {
         vec![
@@ -186,6 +210,7 @@ impl Item for Decision {
             self.peer(),
             self.name_or_unknown().into(),
             self.packets.to_string(),
+            self.staged_words(),
             self.policy.clone().unwrap_or_else(|| "-".into()),
         ]
     }

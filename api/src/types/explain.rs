@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::RuleName;
+use super::{RuleName, Staged};
 
 /// Whether a new connection passes, why, and what would change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +34,10 @@ pub struct Explained {
     /// What would allow it; absent where a deny stands in the way, or nothing is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<Proposal>,
+    /// What would become of it if the Audit policies of the workload were enforced, too; absent where there are none beside
+    /// what is enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
 }
 
 /// A binding of the address that was asked about.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use bindings::{BindingStatus, LeaseStatus, RuleName};
-pub use decisions::{Decision, DecisionCounts, Direction, Verdict};
+pub use decisions::{Decision, DecisionCounts, Direction, Staged, Verdict};
 pub(crate) use endpoints::namespace_of;
 pub use endpoints::{AdoptedConnection, Counts, EndpointStatus, Mode};
 pub use explain::{Explained, ExplainedBinding, Proposal};

@@ -158,6 +158,7 @@ const WATCH_EXAMPLES: &str = "\
 Examples:
   nameward watch                                # every decision as it happens
   nameward watch --verdict deny,would-deny      # only what was denied, or would have been
+  nameward watch --verdict pass,staged-deny     # what the policies in Audit would cut, if they were enforced
   nameward watch -e ci/runner --name '*.example.com'
   nameward watch --since 10m                    # what is remembered of the last ten minutes first
   nameward watch -o json | jq -r .name          # one JSON object a line";
@@ -181,7 +182,7 @@ pub(crate) struct Watch {
     #[arg(short, long, value_name = "[NAMESPACE/]NAME")]
     pub(crate) policy: Option<String>,
 
-    /// pass, deny, would-deny; several with commas
+    /// pass, deny, would-deny; staged-pass, staged-deny: what Audit policies would make of it; several with commas
     #[arg(long, value_name = "WORDS")]
     pub(crate) verdict: Option<String>,
 

@@ -116,6 +116,10 @@ fn explanation(explained: &Explained) -> String {
             binding.name, binding.asked_at, binding.expires_at
         );
     }
+    if let Some(staged) = &explained.staged {
+        let policy = staged.policy.as_deref().unwrap_or("no rule");
+        text += &format!("  staged    {}: {}, {policy}\n", staged.verdict, staged.reason);
+    }
     if let Some(flag) = explained.suggestion.as_ref().and_then(|suggestion| suggestion.flag.as_ref()) {
         text += &format!("  with `nameward run`: {flag}\n");
     }

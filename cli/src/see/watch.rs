@@ -134,8 +134,14 @@ impl Screen {
         let times = if decision.packets > 1 { format!(" x{}", decision.packets) } else { String::new() };
         let policy =
             decision.policy.as_deref().map(|policy| format!("  {}", shown(policy))).unwrap_or_default();
+        let staged = decision.staged.as_ref().map(|staged| {
+            let words = self.colours.paint(staged.verdict, &shown(&decision.staged_words()));
+            let policy = staged.policy.as_deref().map(|policy| format!(", {}", shown(policy))).unwrap_or_default();
+            format!("  [staged: {words}{policy}]")
+        });
+        let staged = staged.unwrap_or_default();
         format!(
-            "{} {verdict} {:<16} {} {arrow} {} ({}){times}{policy}",
+            "{} {verdict} {:<16} {} {arrow} {} ({}){times}{policy}{staged}",
             decision.at.strftime("%H:%M:%S%.3f"),
             shown(&decision.reason),
             shown(&decision.endpoint),
@@ -158,11 +164,12 @@ mod tests {
             "direction": "egress", "protocol": 17, "local": "0.0.0.0", "localPort": 0, "remote": "0.0.0.0",
             "remotePort": 53, "name": hostile, "queryType": hostile, "responseCode": "NXDOMAIN", "policy": hostile,
             "packets": 2, "bytes": 0, "generation": 1,
+            "staged": {"verdict": "pass", "reason": hostile, "policy": hostile},
         });
         let decision: Decision = serde_json::from_value(decision).unwrap();
         let screen = Screen { format: Format::Table, colours: Colours::of_stdout(), left: None, seen: 0 };
         let line = screen.line(&decision);
-        assert!(line.contains("question a") && line.contains("owned"), "{line}");
+        assert!(line.contains("question a") && line.contains("owned") && line.contains("[staged: pass a"), "{line}");
         assert!(!line.contains(['\u{7}', '\u{202e}']) && !line.contains("\u{1b}]"), "{line:?}");
         assert!(!output::inert(&serde_json::to_string(&decision).unwrap()).contains(['\u{1b}', '\u{202e}']));
     }

@@ -54,6 +54,11 @@ impl Refusal {
         })
     }
 
+    /// The name that was asked for, and why it was not answered.
+    pub(crate) fn question(&self) -> (&str, Reason) {
+        (&self.name, self.reason)
+    }
+
     /// For whom how many questions are counted.
     pub(super) fn counted(&self) -> (Reason, u64) {
         (self.reason, self.count)
@@ -81,6 +86,7 @@ impl Refusal {
             packets: self.count,
             bytes: 0,
             generation: asker.generation,
+            staged: asker.staged,
         }
     }
 }

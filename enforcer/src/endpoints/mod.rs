@@ -7,6 +7,7 @@ mod by_name;
 mod drift;
 mod endpoint;
 pub(crate) mod journal;
+mod staged;
 mod upkeep;
 
 pub use adopted::AdoptedConnection;

@@ -216,7 +216,8 @@ impl Enforcer {
         for one in &names.names {
             match (self.guarded(&one.endpoint), Refusal::read(one)) {
                 (Ok(guarded), Some(refusal)) => {
-                    decisions.tell_refused(refusal, asker(&guarded));
+                    let asker = asker(&guarded, &refusal);
+                    decisions.tell_refused(refusal, asker);
                 }
                 (Ok(_), None) => *losses.entry(&one.endpoint).or_default() += one.count,
                 (Err(_), _) => decisions.orphan(),
@@ -403,11 +404,14 @@ fn look_after(guarded: &Guarded, anyway: bool) {
     }
 }
 
-fn asker(guarded: &Guarded) -> Asker {
+fn asker(guarded: &Guarded, refusal: &Refusal) -> Asker {
+    let endpoint = guarded.lock();
+    let (name, reason) = refusal.question();
     Asker {
         endpoint: guarded.config.uid.clone(),
         address: guarded.config.addresses.first().copied(),
-        generation: guarded.lock().generation(),
+        generation: endpoint.generation(),
+        staged: endpoint.staged_question(name, reason),
     }
 }
 
@@ -423,6 +427,7 @@ fn context(guarded: &Guarded, event: &Event) -> Context {
         endpoint: guarded.config.uid.clone(),
         name: endpoint.last_name(remote).map(|name| name.as_str().to_owned()),
         policy,
+        staged: endpoint.staged_packet(event, now()),
     }
 }
 

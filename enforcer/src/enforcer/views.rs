@@ -187,6 +187,20 @@ impl Enforcer {
         Ok(self.guarded(uid)?.lock().explain(destination, protocol, port, now()))
     }
 
+    /// The same under the rules that would be in force if its Audit policies were enforced, too; none where there are no such.
+    ///
+    /// # Errors
+    /// [`EnforcerError::NoSuchEndpoint`].
+    pub(crate) fn explain_staged(
+        &self,
+        uid: &str,
+        destination: &Destination,
+        protocol: u8,
+        port: u16,
+    ) -> Result<Option<Explanation>, EnforcerError> {
+        Ok(self.guarded(uid)?.lock().explain_staged(destination, protocol, port, now()))
+    }
+
     /// An endpoint as resolvers see it; none while it has no rules.
     ///
     /// # Errors
