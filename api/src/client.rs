@@ -15,6 +15,7 @@ use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
     header,
+    http::request,
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -170,6 +171,25 @@ impl Client {
         Ok(Events { body: response.into_body(), parser: Parser::default(), place: self.place.clone() })
     }
 
+    /// Takes back what is at a path; gives the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, ClientError> {
+        let whole = async {
+            let request = Request::delete(address(path, query)).header(header::ACCEPT, "application/json");
+            let response = self.ask(request).await?;
+            self.whole(response).await
+        };
+        let body = tokio::time::timeout(PATIENCE, whole).await;
+        let body = body.map_err(|_| ClientError::Slow(self.place.clone()))??;
+        serde_json::from_slice(&body).map_err(|error| self.strange(&error.to_string()))
+    }
+
     async fn send(
         &self,
         path: &str,
@@ -177,14 +197,17 @@ impl Client {
         accept: &str,
         last: Option<&str>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::get(address(path, query))
-            .header(header::HOST, "localhost")
-            .header(header::ACCEPT, accept);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
-        }
+        let mut request = Request::get(address(path, query)).header(header::ACCEPT, accept);
         if let Some(last) = last {
             request = request.header("last-event-id", last);
+        }
+        self.ask(request).await
+    }
+
+    async fn ask(&self, mut request: request::Builder) -> Result<Response<Incoming>, ClientError> {
+        request = request.header(header::HOST, "localhost");
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
         }
         let request = request.body(Empty::new()).map_err(|error| self.strange(&error.to_string()))?;
         let response = match &self.place {

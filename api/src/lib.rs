@@ -21,5 +21,5 @@ pub mod types;
 
 pub use problem::Problem;
 pub use routes::{Site, router};
-pub use source::{Followed, Source, SourceError};
+pub use source::{Changes, Flush, Followed, Source, SourceError};
 pub use stream::LastSeen;

@@ -11,19 +11,19 @@ use utoipa::{
     },
 };
 
-use crate::routes::{bindings, decisions, endpoints, explain, health, policies, traffic};
+use crate::routes::{bindings, decisions, endpoints, explain, flush, health, policies, traffic};
 use crate::serve::OPEN;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Nameward",
-        description = "What an enforcer knows: which name gave which address to whom, until when, which rule allowed it, and why something was denied. Reading only. On a unix socket the right to open it is the right to read; over TCP a bearer token is asked for, but for /healthz and /readyz.",
+        description = "What an enforcer knows: which name gave which address to whom, until when, which rule allowed it, and why something was denied. Reading only, but for what is said to be for root. On a unix socket the right to open it is the right to read; over TCP a bearer token is asked for, but for /healthz and /readyz.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
     servers((url = "http://localhost", description = "The unix socket, or a loopback address with a token")),
     paths(
-        endpoints::list, endpoints::one, bindings::list, decisions::list, explain::explain, policies::list,
+        endpoints::list, endpoints::one, bindings::list, flush::flush, decisions::list, explain::explain, policies::list,
         policies::suggestions, traffic::list, health::alive, health::ready, health::metrics,
     ),
     tags(
@@ -45,7 +45,7 @@ impl Modify for Token {
         description.components.get_or_insert_default().add_security_scheme("token", scheme);
         let open = |path: &str| OPEN.contains(&path);
         for (_, item) in description.paths.paths.iter_mut().filter(|(path, _)| !open(path)) {
-            if let Some(operation) = &mut item.get {
+            for operation in [&mut item.get, &mut item.delete].into_iter().flatten() {
                 let refused = Response::new("Over TCP: no token, or another");
                 operation.responses.responses.insert("401".into(), refused.into());
             }

@@ -5,13 +5,16 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use futures::future::BoxFuture;
 use nameward_policy::{Destination, Name};
 use thiserror::Error;
 use tokio::sync::broadcast;
 
 use crate::{
     filter::BindingFilter,
-    types::{BindingStatus, Decision, EndpointStatus, Explained, PolicyStatus, TrafficStatus},
+    types::{
+        BindingStatus, Decision, EndpointStatus, Explained, FlushedBinding, PolicyStatus, TrafficStatus,
+    },
 };
 
 /// What a node knows. Calls may read maps of the kernel: they are made where waiting is allowed.
@@ -84,6 +87,22 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// [`SourceError`].
     fn metrics(&self) -> Result<(String, &'static str), SourceError>;
+}
+
+/// What an administrator may change of a node. Only root is let through to it, and only over a unix socket.
+pub trait Changes: Send + Sync + 'static {
+    /// Takes bindings of an endpoint back: new connections under these names need a new answer, which is asked for anew;
+    /// live connections go on. Goes on to its end also when nobody waits for it.
+    fn flush(&self, uid: &str, names: Vec<Name>) -> BoxFuture<'static, Result<Flush, SourceError>>;
+}
+
+/// What became of a flush of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// By name.
+    pub bindings: Vec<FlushedBinding>,
+    /// What could not be had.
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no answer.

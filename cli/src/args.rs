@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     Endpoints(see::args::Endpoints),
     Bindings(see::args::Bindings),
+    Flush(see::args::Flush),
     Explain(see::args::Explain),
     Watch(see::args::Watch),
     Traffic(see::args::Traffic),
@@ -185,6 +186,7 @@ mod tests {
         for command in [
             "endpoints",
             "bindings",
+            "flush",
             "explain",
             "watch",
             "policy check",

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Endpoints(arguments) => see::endpoints(&arguments),
         Command::Bindings(arguments) => see::bindings(&arguments),
+        Command::Flush(arguments) => see::flush(&arguments),
         Command::Explain(arguments) => see::explain(&arguments),
         Command::Watch(arguments) => see::watch(&arguments),
         Command::Traffic(arguments) => see::traffic(&arguments),

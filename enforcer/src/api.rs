@@ -1,5 +1,6 @@
 //! What the node's API says, from the enforcer's state. Routes, sockets and types are in `nameward-api`.
 
+mod changes;
 pub mod metrics;
 
 use std::{
@@ -8,7 +9,7 @@ use std::{
 };
 
 use nameward_api::{
-    Followed, Site, Source, SourceError,
+    Changes, Followed, Site, Source, SourceError,
     filter::BindingFilter,
     types::{BindingStatus, EndpointStatus, Explained, PolicyStatus, RuleStatus, TrafficStatus},
 };
@@ -17,14 +18,22 @@ use nameward_policy::{
 };
 use tokio::sync::broadcast;
 
+use self::changes::Operated;
 use crate::{
     Enforcer, EnforcerError,
     enforcer::{Clock, InForce},
+    feed_client::FeedClient,
 };
 
-/// An enforcer as the API's routes need it.
+/// An enforcer as the API's routes need it. Nothing can be changed over it.
 pub fn site(enforcer: Enforcer, node: &str) -> Site {
-    Site { source: Arc::new(enforcer), node: node.into() }
+    Site { source: Arc::new(enforcer), node: node.into(), changes: None }
+}
+
+/// The same, where root may change things. `feed`: to the resolvers that have to hear of it.
+pub fn changeable_site(enforcer: Enforcer, feed: Arc<FeedClient>, node: &str) -> Site {
+    let changes: Arc<dyn Changes> = Arc::new(Operated { enforcer: enforcer.clone(), feed });
+    Site { changes: Some(changes), ..site(enforcer, node) }
 }
 
 impl Source for Enforcer {

@@ -248,7 +248,8 @@ mod tests {
             reason: "cidr".into(),
             policy: Some("EgressPolicy ci/new rule web".into()),
         };
-        let record = recorded(Decision { staged: Some(staged), ..decision(Verdict::Deny, Direction::Egress) });
+        let record =
+            recorded(Decision { staged: Some(staged), ..decision(Verdict::Deny, Direction::Egress) });
         assert_eq!((&record["action_id"], &record["status_code"]), (&json!(2), &json!("no-match")));
         let expected = json!({"verdict": "pass", "reason": "cidr", "policy": "EgressPolicy ci/new rule web"});
         assert_eq!(record["unmapped"]["staged"], expected);

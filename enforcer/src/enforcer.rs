@@ -5,6 +5,7 @@
 
 mod attaching;
 mod everyone;
+mod flushing;
 mod gateways;
 mod isolating;
 mod problems;

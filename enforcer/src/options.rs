@@ -82,10 +82,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires_all = ["feed_certificate", "feed_key"])]
     pub feed_ca: Option<PathBuf>,
 
-    /// Serve endpoints, bindings, decisions, explanations, health and metrics here, to be read only
+    /// Serve endpoints, bindings, decisions, explanations, health and metrics here
     ///
-    /// A socket can be opened by the owner and the group of this process. A loopback address answers to those who show
-    /// the token of --api-token-file.
+    /// A socket can be opened by the owner and the group of this process, to read; only root may flush bindings. A loopback
+    /// address answers to those who show the token of --api-token-file, and is for reading.
     #[arg(long, value_name = "unix:PATH | ADDR:PORT")]
     pub api: Option<ApiPlace>,
 

@@ -141,7 +141,8 @@ fn start_tasks(
     if let Some(place) = &options.api {
         let listening = place.listen(options.api_token_file.as_deref());
         let listening = listening.with_context(|| format!("cannot serve --api {place}"))?;
-        let serving = serve(api::site(enforcer.clone(), &options.node()), listening);
+        let site = api::changeable_site(enforcer.clone(), Arc::clone(feed), &options.node());
+        let serving = serve(site, listening);
         tasks.spawn("API", async { Ok(serving.await?) });
     }
     Ok(())

@@ -23,10 +23,10 @@ pub mod proto {
 }
 
 /// Version of the contract. A side that hears a version at most one away goes on, with what both know.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
-/// The first version whose enforcers take names that were not answered.
-pub const REFUSED_NAMES: u32 = 3;
+/// The first version whose resolvers forget single names.
+pub const FORGET: u32 = 4;
 
 /// How often each side says that it is there, in milliseconds.
 pub const HEARTBEAT_MILLIS: u64 = 500;

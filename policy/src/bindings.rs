@@ -41,7 +41,7 @@ pub struct Binding {
 pub struct Lease {
     /// The address; never v4-mapped.
     pub address: IpAddr,
-    /// When the latest TTL ends.
+    /// When the latest TTL ends; the beginning of time when it was revoked.
     pub ttl_ends: BootTime,
     /// New connections are denied from here on.
     pub expires_at: BootTime,
@@ -52,6 +52,19 @@ impl Lease {
     #[must_use]
     pub fn is_live(&self, now: BootTime) -> bool {
         now < self.expires_at
+    }
+
+    /// Whether it was taken back before its time: no use and no wait brings it back, only another answer.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.ttl_ends == BootTime::default()
+    }
+
+    /// Until when the kernel lets new connections through. What was revoked has ended also where the kernel's time stands
+    /// still (F1).
+    #[must_use]
+    pub fn kernel_expiry(&self) -> BootTime {
+        if self.is_revoked() { BootTime::default() } else { self.expires_at }
     }
 }
 
@@ -186,7 +199,8 @@ impl Bindings {
         let address = address.to_canonical();
         let extended = |binding: &Binding, lease: &Lease| {
             let extended = last_used.max(lease.ttl_ends).saturating_add(binding.grace);
-            (!binding.grace.is_zero() && lease.is_live(last_used) && lease.expires_at < extended)
+            let may_last = !binding.grace.is_zero() && !lease.is_revoked();
+            (may_last && lease.is_live(last_used) && lease.expires_at < extended)
                 .then(|| (binding.name.clone(), extended))
         };
         let longer: Vec<_> =
@@ -201,6 +215,22 @@ impl Bindings {
         !longer.is_empty()
     }
 
+    /// Takes the addresses of a name back at `now`, but for those in `stays`. They are remembered as lapsed. Returns those
+    /// that counted until now.
+    pub fn revoke(&mut self, name: &Name, stays: &BTreeSet<IpAddr>, now: BootTime) -> Vec<IpAddr> {
+        let Some(mut binding) = self.take(name) else { return Vec::new() };
+        let mut revoked = Vec::new();
+        for lease in binding.addresses.iter_mut().filter(|lease| !stays.contains(&lease.address)) {
+            if lease.is_live(now) {
+                revoked.push(lease.address);
+                lease.expires_at = now;
+            }
+            lease.ttl_ends = BootTime::default();
+        }
+        self.names.insert(ByName(binding));
+        revoked
+    }
+
     /// Expiry was frozen at `last_beat` and goes on at `now` (F1): what would have lapsed in between is live for its
     /// grace. Returns whether anything changed.
     pub fn resume(&mut self, last_beat: BootTime, now: BootTime) -> bool {
@@ -208,7 +238,8 @@ impl Bindings {
         let mut resume = |ByName(mut binding): ByName| {
             let until = now.saturating_add(binding.grace);
             for lease in binding.addresses.iter_mut() {
-                if lease.is_live(last_beat) && !lease.is_live(now) && lease.expires_at < until {
+                let lapsed = lease.is_live(last_beat) && !lease.is_live(now) && !lease.is_revoked();
+                if lapsed && lease.expires_at < until {
                     lease.expires_at = until;
                     changed = true;
                 }

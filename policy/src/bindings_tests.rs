@@ -173,3 +173,34 @@ fn one_address_named_twice_counts_once_with_the_longer_ttl() {
     assert_eq!(bindings.record(&name("a.example"), &[], &twice, seconds(10), at(0)), Ok(at(100)));
     assert_eq!(bindings.addresses().count(), 1);
 }
+
+// A revoked address is lapsed, and neither its flows, nor the end of a freeze, nor a restart's file bring it back
+#[test]
+fn what_was_revoked_comes_back_by_an_answer_alone() {
+    let mut bindings = bindings();
+    record(&mut bindings, "a.example", &[1, 2], 60, 100).unwrap();
+    record(&mut bindings, "b.example", &[1], 60, 100).unwrap();
+    let stays = BTreeSet::from([address(2)]);
+    assert_eq!(bindings.revoke(&name("a.example"), &stays, at(120)), [address(1)]);
+    assert_eq!(bindings.revoke(&name("a.example"), &stays, at(121)), [] as [IpAddr; 0]);
+    assert_eq!(bindings.revoke(&name("c.example"), &stays, at(120)), [] as [IpAddr; 0]);
+    let lease = |bindings: &Bindings, who: &str, last| {
+        *bindings.of(&name(who)).unwrap().lease(address(last)).unwrap()
+    };
+    let revoked = lease(&bindings, "a.example", 1);
+    assert!(revoked.is_revoked() && !revoked.is_live(at(120)) && revoked.kernel_expiry() == at(0));
+    assert!(
+        lease(&bindings, "a.example", 2).is_live(at(165))
+            && lease(&bindings, "b.example", 1).is_live(at(165))
+    );
+    // A flow that was used before, and one that lives on.
+    bindings.touch(address(1), at(119));
+    bindings.touch(address(1), at(150));
+    bindings.resume(at(119), at(160));
+    assert_eq!(lease(&bindings, "a.example", 1), revoked);
+    record(&mut bindings, "a.example", &[1], 5, 160).unwrap();
+    assert_eq!(
+        (expiry(&bindings, "a.example", 1), lease(&bindings, "a.example", 1).is_revoked()),
+        (at(175), false)
+    );
+}

@@ -160,7 +160,7 @@ impl Grants {
         address: std::net::IpAddr,
         now: BootTime,
     ) -> Option<AllowEntry> {
-        let expires_at = bindings.names_of(address).map(|(_, lease)| lease.expires_at).max()?;
+        let expires_at = bindings.names_of(address).map(|(_, lease)| lease.kernel_expiry()).max()?;
         let any_live = now < expires_at;
         let names: Vec<Name> = bindings
             .names_of(address)

@@ -94,6 +94,13 @@ impl LiveAnswers {
         Ok(())
     }
 
+    /// Drops what is kept of a name.
+    pub fn forget(&mut self, name: &Name) {
+        if let Some(answer) = self.names.remove(name) {
+            self.addresses -= answer.addresses.len();
+        }
+    }
+
     /// What is live, in no order.
     pub fn live(&self, now: BootTime) -> impl Iterator<Item = LiveAnswer<'_>> {
         self.names.iter().filter_map(move |(name, answer)| {
@@ -203,5 +210,9 @@ mod tests {
         assert_eq!(live(&answers, 1).len(), 2);
         answers.record(&name("c.example"), [], &[address(1, 60)], at(70)).unwrap();
         assert_eq!(answers.len(), 2, "what has ended is gone");
+        answers.forget(&name("c.example"));
+        answers.forget(&name("d.example"));
+        answers.record(&name("e.example"), [], &[address(1, 60)], at(70)).unwrap();
+        assert_eq!((answers.len(), answers.addresses), (2, 3), "what was forgotten makes room");
     }
 }

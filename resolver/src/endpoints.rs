@@ -130,6 +130,25 @@ impl Endpoints {
         }
     }
 
+    /// Forgets what was remembered for an endpoint, and for all as one; rules stay. What is on its way is not remembered, and
+    /// every query is granted anew.
+    pub fn forget(&self, uid: &str) {
+        self.change(|index| {
+            if let Some(known) = index.by_uid.get(uid) {
+                // Who is answered now, and was asked before, is granted anew, too.
+                known.granted.close();
+                let fresh = renewed(&index.by_uid, known.view.clone(), &self.memory);
+                index.by_uid.insert(fresh.view.uid.clone(), fresh);
+            }
+            if let Some(everyone) = index.everyone.take() {
+                everyone.fast.close();
+                everyone.granted.close();
+                let rules = Arc::clone(&everyone.view.rules);
+                index.everyone = Some(Arc::new(emptied(&everyone, rules, &self.memory)));
+            }
+        });
+    }
+
     /// The endpoint with this uid; [`EVERYONE`]'s is all of them.
     pub fn get(&self, uid: &str) -> Option<Arc<Endpoint>> {
         match uid {
@@ -252,17 +271,30 @@ fn all_as_one(index: &Index, memory: &Arc<SharedMemory>) -> Option<Arc<Endpoint>
         known.fast.close();
     }
     let rules = Arc::new(DnsRules::union(parts));
-    let names = usize::try_from(rules.limits().names).unwrap_or(usize::MAX);
-    Some(Arc::new(Endpoint {
-        fast: FastPath::new(names, Arc::clone(memory)),
-        granted: known.map_or_else(|| Arc::new(GrantedNames::new(names)), |known| Arc::clone(&known.granted)),
-        limits: known.map(|known| Arc::clone(&known.limits)).unwrap_or_default(),
-        view: EndpointView {
+    let Some(known) = known else {
+        let names = usize::try_from(rules.limits().names).unwrap_or(usize::MAX);
+        let view = EndpointView {
             uid: EVERYONE.into(),
             name: "every workload".into(),
-            generation: known.map_or(0, |known| known.view.generation).wrapping_add(1),
+            generation: 1,
             rules,
             identity: Vec::new(),
-        },
-    }))
+        };
+        let fast = FastPath::new(names, Arc::clone(memory));
+        let granted = Arc::new(GrantedNames::new(names));
+        return Some(Arc::new(Endpoint { fast, granted, limits: Arc::default(), view }));
+    };
+    let emptied = emptied(known, rules, memory);
+    Some(Arc::new(Endpoint { granted: Arc::clone(&known.granted), ..emptied }))
+}
+
+/// The same under these rules, with nothing remembered.
+fn emptied(known: &Endpoint, rules: Arc<DnsRules>, memory: &Arc<SharedMemory>) -> Endpoint {
+    let names = usize::try_from(rules.limits().names).unwrap_or(usize::MAX);
+    Endpoint {
+        fast: FastPath::new(names, Arc::clone(memory)),
+        granted: Arc::new(GrantedNames::new(names)),
+        limits: Arc::clone(&known.limits),
+        view: EndpointView { generation: known.view.generation.wrapping_add(1), rules, ..known.view.clone() },
+    }
 }

@@ -1,13 +1,16 @@
 //! The answer and its grant: which comes first, and what happens when it does not come.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::RecordType,
 };
 use nameward_resolver::{decisions::Reason, endpoints::Identity, grants::Refused};
-use nameward_test_support::wait_until_async;
+use nameward_test_support::{Reply, wait_until_async};
 
 use crate::{
     client::{addresses, query, read, receive, why, write},
@@ -145,6 +148,29 @@ async fn what_is_revoked_is_not_answered_from_memory() {
     assert_eq!((answer.metadata.response_code, addresses(&answer)), (ResponseCode::ServFail, vec![]));
     lab.endpoints.remove("w");
     assert_eq!(client.ask("allowed.example").await.metadata.response_code, ResponseCode::Refused);
+}
+
+// Issue 8: who was asked before a flush may answer after it, to those who wait for that, and nothing remembers what it said
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_flushed_under_way_is_asked_anew() {
+    let questions = AtomicUsize::new(0);
+    let lab = Lab::new(move |asked| match questions.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::After(A_WHILE, Box::new(at(asked, 60, [external(1)]))),
+        _ => at(asked, 60, [external(2)]),
+    })
+    .await;
+    let client = lab.workload();
+    let before = tokio::spawn(async move { client.ask("allowed.example").await });
+    let at_upstream = async || (lab.upstream.count("allowed.example") == 1).then_some(());
+    wait_until_async("the upstream is asked", SOON, at_upstream).await;
+    lab.server.forget(&[nameward_policy::Name::parse("allowed.example").unwrap()]);
+    lab.endpoints.forget("w");
+    assert_eq!(addresses(&client.ask("allowed.example").await), [external(2)], "who asks after it");
+    let before = tokio::time::timeout(SOON, before).await.unwrap().unwrap();
+    assert_eq!(addresses(&before), [external(1)]);
+    assert!(lab.enforcer.addresses().contains(&external(1)), "it was granted before it left");
+    assert_eq!(addresses(&client.ask("allowed.example").await), [external(2)], "what is remembered");
+    assert_eq!(lab.upstream.count("allowed.example"), 2);
 }
 
 // A8, promise 4: without an enforcer only what was granted before

@@ -139,3 +139,67 @@ async fn an_address_answers_to_the_token_alone() {
     let said = get("/v1/bindings", format!("authorization: bearer {shown}\r\n")).await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
 }
+
+// Issue 8: what changes something is for root, over a unix socket, and only where it is meant to be
+#[tokio::test]
+async fn bindings_are_taken_back_by_root_alone() {
+    let served = Served::new();
+    let delete =
+        |query: &str| format!("DELETE /v1/bindings{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let said = served.raw(delete("?name=*").as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 405"), "{said}");
+    let path = served.changeable();
+    let ask = async |query: &str| {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(delete(query).as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said
+    };
+    let flushed = || served.fixture.flushed.lock().unwrap().clone();
+    if !nix::unistd::geteuid().is_root() {
+        let said = ask("?name=*").await;
+        assert!(said.starts_with("HTTP/1.1 403") && said.contains("try sudo"), "{said}");
+        assert!(flushed().is_empty());
+        return;
+    }
+    for (query, status, says) in [
+        ("", "400", "say which bindings"),
+        ("?endpoint=ci/0", "400", "say which bindings"),
+        ("?name=", "400", "say which bindings"),
+        ("?name=a*.example", "400", "name:"),
+        ("?name=*&live=true", "400", "unknown field"),
+        ("?name=*&endpoint=absent", "404", "there is no endpoint"),
+        ("?name=absent.example", "200", r#""items":[]"#),
+    ] {
+        let said = ask(query).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")) && said.contains(says), "{query}: {said}");
+    }
+    assert!(flushed().is_empty());
+    let said = ask("?name=n1.example&pod=1").await;
+    assert!(said.contains(r#""name":"n1.example""#) && said.contains("a resolver did not confirm"), "{said}");
+    assert_eq!(flushed(), ["ci/1 n1.example"]);
+    let said = ask("?address=198.51.100.2&limit=2").await;
+    let (_, body) = said.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((body["items"].as_array().unwrap().len(), body["warnings"].as_array().unwrap().len()), (2, 1));
+    let said = ask(&format!("?address=198.51.100.2&cursor={}", body["next"].as_str().unwrap())).await;
+    assert!(said.contains("ci/2") && !said.contains("ci/0") && !said.contains("\"next\""), "{said}");
+    assert_eq!(flushed().len(), 4);
+}
+
+#[tokio::test]
+async fn a_token_reads_and_changes_nothing() {
+    let served = Served::new();
+    let address = served.on_changeable_address();
+    let token = std::fs::read_to_string(served.folder.join("token")).unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "DELETE /v1/bindings?name=* HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 403") && said.contains("unix socket"), "{said}");
+}

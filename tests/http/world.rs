@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -10,13 +11,13 @@ use std::{
 
 use jiff::Timestamp;
 use nameward_api::{
-    Followed, Site, Source, SourceError,
+    Changes, Flush, Followed, Site, Source, SourceError,
     filter::BindingFilter,
     router,
     serve::{ApiListener, ApiPlace, serve, serve_at_most},
     types::{
-        BindingStatus, Decision, Direction, EndpointStatus, Explained, LeaseStatus, Mode, PolicyStatus,
-        RuleName, RuleStatus, TrafficStatus, Verdict,
+        BindingStatus, Decision, Direction, EndpointStatus, Explained, FlushedBinding, LeaseStatus, Mode,
+        PolicyStatus, RuleName, RuleStatus, TrafficStatus, Verdict,
     },
 };
 use nameward_policy::{Destination, Name};
@@ -36,6 +37,8 @@ pub(crate) struct Fixture {
     pub(crate) decisions: Mutex<Vec<Arc<Followed>>>,
     pub(crate) coming: broadcast::Sender<Arc<Followed>>,
     pub(crate) pending: Mutex<Vec<String>>,
+    /// What was taken back.
+    pub(crate) flushed: Mutex<Vec<String>>,
     told: AtomicU64,
 }
 
@@ -45,6 +48,7 @@ impl Fixture {
             decisions: Mutex::default(),
             coming: broadcast::Sender::new(64),
             pending: Mutex::default(),
+            flushed: Mutex::default(),
             told: AtomicU64::new(0),
         })
     }
@@ -244,6 +248,25 @@ impl Source for Fixture {
     }
 }
 
+impl Changes for Fixture {
+    fn flush(
+        &self,
+        uid: &str,
+        names: Vec<Name>,
+    ) -> Pin<Box<dyn Future<Output = Result<Flush, SourceError>> + Send>> {
+        let one = |name: &Name| FlushedBinding {
+            endpoint: uid.into(),
+            name: name.to_string(),
+            revoked: vec!["198.51.100.1".parse().unwrap()],
+            renewed: vec![],
+        };
+        self.flushed.lock().unwrap().extend(names.iter().map(|name| format!("{uid} {name}")));
+        let bindings = names.iter().map(one).collect();
+        let warnings = vec!["a resolver did not confirm".into()];
+        Box::pin(std::future::ready(Ok(Flush { bindings, warnings })))
+    }
+}
+
 /// A fixture behind a socket, in a folder of its own.
 pub(crate) struct Served {
     pub(crate) fixture: Arc<Fixture>,
@@ -269,16 +292,35 @@ impl Served {
     }
 
     fn site(fixture: &Arc<Fixture>) -> Site {
-        Site { source: Arc::clone(fixture) as Arc<dyn Source>, node: "here".into() }
+        Site { source: Arc::clone(fixture) as Arc<dyn Source>, node: "here".into(), changes: None }
+    }
+
+    /// The same, where things may be changed; on another socket.
+    pub(crate) fn changeable(&self) -> PathBuf {
+        let path = self.folder.join("changeable");
+        let changes = Some(Arc::clone(&self.fixture) as Arc<dyn Changes>);
+        let listener = ApiPlace::Unix(path.clone()).listen(None).unwrap();
+        tokio::spawn(serve(Site { changes, ..Self::site(&self.fixture) }, listener));
+        path
     }
 
     /// The same on an address; gives the address.
     pub(crate) fn on_address(&self) -> std::net::SocketAddr {
+        self.listen(Self::site(&self.fixture))
+    }
+
+    /// The same, where things may be changed.
+    pub(crate) fn on_changeable_address(&self) -> std::net::SocketAddr {
+        let changes = Some(Arc::clone(&self.fixture) as Arc<dyn Changes>);
+        self.listen(Site { changes, ..Self::site(&self.fixture) })
+    }
+
+    fn listen(&self, site: Site) -> std::net::SocketAddr {
         let place = ApiPlace::Address("127.0.0.1:0".parse().unwrap());
         let listener = place.listen(Some(&self.folder.join("token"))).unwrap();
         let ApiListener::Address(listening, _) = &listener else { panic!("an address") };
         let address = listening.local_addr().unwrap();
-        tokio::spawn(serve(Self::site(&self.fixture), listener));
+        tokio::spawn(serve(site, listener));
         address
     }
 

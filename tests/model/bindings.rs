@@ -17,6 +17,7 @@ const LIMITS: (u32, u32, u32) = (4, 8, 4);
 enum Step {
     Answer { name: Name, last: Vec<u8>, ttl: u64, grace: u64 },
     Use { last: u8 },
+    Revoke { name: Name, stays: Vec<u8> },
     Wait { nanos: u64 },
     Away { nanos: u64 },
     Expire,
@@ -30,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..12u8).prop_map(|last| Step::Use { last }),
         3 => (1..15u64).prop_map(|nanos| Step::Wait { nanos }),
         1 => (1..60u64).prop_map(|nanos| Step::Away { nanos }),
+        1 => (name(), vec(0..12u8, 0..2)).prop_map(|(name, stays)| Step::Revoke { name, stays }),
         1 => Just(Step::Expire),
     ]
 }
@@ -97,6 +99,12 @@ impl Model {
         }
     }
 
+    /// What is taken back comes back by an answer alone.
+    fn revoke(&mut self, name: &Name, stays: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let is_meant = |key: &(Name, IpAddr)| key.0 == *name && !stays.contains(&key.1);
+        self.leases.extract_if(.., |key, _| is_meant(key)).map(|((_, address), _)| address).collect()
+    }
+
     fn lapse(&mut self, now: u64) {
         self.leases.retain(|_, (_, expires_at)| now < *expires_at);
     }
@@ -126,6 +134,11 @@ proptest! {
                 Step::Use { last } => {
                     bindings.touch(address(*last), BootTime(now));
                     model.used(address(*last), now);
+                }
+                Step::Revoke { name, stays } => {
+                    let stays: BTreeSet<IpAddr> = stays.iter().map(|last| address(*last)).collect();
+                    let revoked = bindings.revoke(name, &stays, BootTime(now));
+                    prop_assert_eq!(revoked, model.revoke(name, &stays));
                 }
                 Step::Wait { nanos } => now += nanos,
                 Step::Away { nanos } => {

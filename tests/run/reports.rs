@@ -196,6 +196,11 @@ fn names_that_are_not_answered_are_in_the_api_of_a_run_and_told_once() {
         };
         said["items"].as_array().is_some_and(|items| items.iter().any(denied))
     });
+    // Nothing can be changed over the API of a run, not even by root.
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--max-time", "5", "-X", "DELETE", "-w", "%{http_code}", "--unix-socket"]).arg(&socket);
+    let refused = curl.arg("http://localhost/v1/bindings?name=*").output().unwrap();
+    assert!(refused.stdout.ends_with(b"405"), "{}", String::from_utf8_lossy(&refused.stdout));
     drop(stdin);
     let said = Said::of(&child.wait_with_output().unwrap(), started.elapsed());
     assert_eq!(said.err.matches("nameward: denied name denied.example: filtered").count(), 1, "{said:#?}");

@@ -246,6 +246,111 @@ fn names_that_are_not_answered_are_seen_recorded_and_counted() {
     assert!(all.contains(r#""status_code":"untold""#), "the loss is recorded");
 }
 
+// Promises 1 and 3: what is taken back needs a new answer, and no live connection ends
+#[test]
+fn flushed_names_are_asked_and_granted_anew() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::running("other.example");
+    let veth = &*host.workloads[0];
+    assert!(reaches(veth, "allowed.example"));
+    let mut held = crate::pair_lab::Held::open(veth, "198.51.100.10");
+    let resolver = host.folder.path().join("metrics.sock");
+    let asked = || crate::api::metric(&resolver, "nameward_resolver_forwarded_queries_total").unwrap();
+    let before = asked();
+    assert_eq!(ask(veth, "allowed.example", 3).status, "NOERROR");
+    assert_eq!(asked(), before, "it is answered from memory");
+    let say = |words: &[&str]| host.ask_cli(words).output().unwrap();
+    let shown = text(&say(&["flush", "--dry-run", "*.example", "-e", "ci/veth"]));
+    assert!(shown.contains("allowed.example") && reaches(veth, "198.51.100.10"), "{shown}");
+    let flushed = say(&["flush", "allowed.example", "-e", "ci/veth", "-o", "json"]);
+    assert!(flushed.status.success(), "{}", text(&flushed));
+    let flushed: Value = serde_json::from_slice(&flushed.stdout).unwrap();
+    let expected = serde_json::json!({
+        "endpoint": "ci/veth", "name": "allowed.example", "revoked": ["198.51.100.10"], "renewed": [],
+    });
+    assert_eq!(flushed[0], expected, "{flushed}");
+    assert!(!reaches(veth, "198.51.100.10"), "a new connection");
+    assert!(held.works(), "the live one goes on");
+    let told = wait_until("the denial is told", SOON, || {
+        let (_, found) = crate::api::json(&host.api(), "/v1/decisions?endpoint=ci/veth&reason=expired");
+        found["items"].as_array().unwrap().first().cloned()
+    });
+    assert_eq!(told["name"], "allowed.example", "{told}");
+    let before = asked();
+    assert!(reaches(veth, "allowed.example"));
+    assert!(asked() > before, "{} questions, as before", before);
+    assert_eq!(ask(&*host.workloads[1], "allowed.example", 3).status, "NOERROR", "the other has its own");
+    assert!(reaches(veth, "198.51.100.10") && held.works());
+    // A restart does not bring back what was taken.
+    assert!(say(&["flush", "-a", "198.51.100.0/24", "-e", "ci/veth"]).status.success());
+    let mut host = host;
+    host.kill(Part::Enforcer);
+    host.start(Part::Enforcer);
+    let veth = &*host.workloads[0];
+    assert!(!reaches(veth, "198.51.100.10") && held.works());
+    let nothing = text(&host.ask_cli(&["flush", "absent.example"]).output().unwrap());
+    assert!(nothing.contains("nothing found"), "{nothing}");
+}
+
+// Issue 8: a flush is root's alone
+#[test]
+fn nobody_but_root_takes_back() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::running("other.example");
+    let api = host.api();
+    std::fs::set_permissions(&api, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(host.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let request = |uid: u32, query: &str| {
+        let mut curl = Command::new("setpriv");
+        let uid = uid.to_string();
+        curl.args([
+            "--reuid",
+            &uid,
+            "--regid",
+            &uid,
+            "--clear-groups",
+            "curl",
+            "-sS",
+            "--max-time",
+            "5",
+            "-X",
+            "DELETE",
+        ]);
+        curl.args(["-w", "\n%{http_code}", "--unix-socket"]).arg(&api);
+        text(&curl.arg(format!("http://localhost/v1/bindings{query}")).output().unwrap())
+    };
+    let refused = request(65_534, "?name=*");
+    assert!(
+        refused.ends_with("403") && refused.contains("only root") && refused.contains("sudo"),
+        "{refused}"
+    );
+    // Root of a user namespace of its own is not root.
+    let mut inside = Command::new("setpriv");
+    inside.args([
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "unshare",
+        "--user",
+        "--map-root-user",
+    ]);
+    inside
+        .args(["curl", "-sS", "--max-time", "5", "-X", "DELETE", "-w", "\n%{http_code}", "--unix-socket"])
+        .arg(&api);
+    let inside = text(&inside.arg("http://localhost/v1/bindings?name=*").output().unwrap());
+    assert!(inside.ends_with("403") || inside.contains("unshare"), "{inside}");
+    let refused = request(0, "");
+    assert!(refused.ends_with("400") && refused.contains("say which bindings"), "{refused}");
+    assert!(request(0, "?name=*").ends_with("200"));
+}
+
 // R6: Audit policies change no verdict of who is isolated, and have one of their own
 #[test]
 fn policies_in_audit_have_a_second_verdict() {
@@ -281,7 +386,8 @@ fn policies_in_audit_have_a_second_verdict() {
     };
     let widened = found("verdict=deny,staged-pass");
     assert_eq!((&widened["remote"], &widened["reason"]), (&"203.0.113.10".into(), &"no-match".into()));
-    let staged = serde_json::json!({"verdict": "pass", "reason": "cidr", "policy": "EgressPolicy ci/next rule block"});
+    let staged =
+        serde_json::json!({"verdict": "pass", "reason": "cidr", "policy": "EgressPolicy ci/next rule block"});
     assert_eq!(widened["staged"], staged);
     let cut = found("verdict=pass,staged-deny");
     assert_eq!((&cut["name"], &cut["reason"]), (&"allowed.example".into(), &"name".into()), "{cut}");

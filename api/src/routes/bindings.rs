@@ -74,7 +74,7 @@ pub(crate) async fn list(
 }
 
 /// One page, and the cursor of what follows.
-fn collect(
+pub(super) fn collect(
     source: &dyn Source,
     endpoints: &EndpointFilter,
     filter: &BindingFilter,

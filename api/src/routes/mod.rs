@@ -1,10 +1,11 @@
-//! The routes, over a [`Source`]. Reading only.
+//! The routes, over a [`Source`]. Reading only, but for what [`Changes`] has, where a site has them.
 
 mod answer;
 pub(crate) mod bindings;
 pub(crate) mod decisions;
 pub(crate) mod endpoints;
 pub(crate) mod explain;
+pub(crate) mod flush;
 pub(crate) mod health;
 pub(crate) mod policies;
 pub(crate) mod traffic;
@@ -20,7 +21,7 @@ use axum::{
     routing::get,
 };
 
-use crate::{Problem, Source, SourceError, openapi};
+use crate::{Changes, Problem, Source, SourceError, openapi};
 
 /// All that can be asked for, for those who asked for something else.
 const PATHS: &str = "/v1/endpoints, /v1/endpoints/UID, /v1/bindings, /v1/decisions, /v1/explain, /v1/policies, \
@@ -37,6 +38,8 @@ pub struct Site {
     pub source: Arc<dyn Source>,
     /// The node's name.
     pub node: Arc<str>,
+    /// What may be changed; none where nothing may.
+    pub changes: Option<Arc<dyn Changes>>,
 }
 
 impl std::fmt::Debug for Site {
@@ -47,11 +50,13 @@ impl std::fmt::Debug for Site {
 
 /// The routes.
 pub fn router(site: Site) -> Router {
+    let bindings = get(bindings::list);
+    let bindings = if site.changes.is_some() { bindings.delete(flush::flush) } else { bindings };
     Router::new()
         .route("/v1/endpoints", get(endpoints::list))
         // Identifiers are NAMESPACE/NAME as a rule.
         .route("/v1/endpoints/{*uid}", get(endpoints::one))
-        .route("/v1/bindings", get(bindings::list))
+        .route("/v1/bindings", bindings)
         .route("/v1/decisions", get(decisions::list))
         .route("/v1/explain", get(explain::explain))
         .route("/v1/policies", get(policies::list))
@@ -89,7 +94,7 @@ async fn unknown_path(uri: Uri) -> Problem {
 }
 
 async fn read_only() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this API only tells: use GET")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this API only tells, here: use GET")
 }
 
 /// What follows `?`, or a refusal that says what is wrong with it.

@@ -1,7 +1,7 @@
 //! Serves the routes on sockets, with bounds on what strangers can cost: connections, heads, and time.
 //!
-//! On a unix socket whoever may open it may read all. A loopback address asks for a token, except for health and
-//! readiness; another address is refused, because nothing protects the token there.
+//! On a unix socket whoever may open it may read all, and [`Caller`] says who it is. A loopback address asks for a token,
+//! except for health and readiness; another address is refused, because nothing protects the token there.
 
 mod place;
 mod token;
@@ -83,34 +83,51 @@ fn connections() -> usize {
     quarter.clamp(FEWEST, CONNECTIONS)
 }
 
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user that opened a unix socket, as our user namespace knows it; none over TCP.
+    uid: Option<u32>,
+}
+
+impl Caller {
+    /// Whether it is root. Who is root of a user namespace of its own is not.
+    pub(crate) fn is_root(self) -> bool {
+        self.uid == Some(0)
+    }
+}
+
 /// Where connections come from.
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    async fn accept(&self) -> io::Result<Self::Stream>;
+    async fn accept(&self) -> io::Result<(Self::Stream, Caller)>;
 }
 
 impl Accept for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Ok(Self::accept(self).await?.0)
+    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
+        let (stream, _) = Self::accept(self).await?;
+        // Credentials that cannot be read are nobody's.
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        Ok((stream, Caller { uid }))
     }
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
         let (stream, _) = Self::accept(self).await?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok((stream, Caller { uid: None }))
     }
 }
 
 async fn accept<L: Accept>(routes: &Router, listener: &L, room: &Arc<Semaphore>) -> io::Result<()> {
     loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
+        let (stream, caller) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the API was not accepted");
                 tokio::time::sleep(BREATH).await;
@@ -121,7 +138,7 @@ async fn accept<L: Accept>(routes: &Router, listener: &L, room: &Arc<Semaphore>)
             Ok(permit) => {
                 let routes = routes.clone();
                 tokio::spawn(async move {
-                    converse(routes, stream).await;
+                    converse(routes, stream, caller).await;
                     drop(permit);
                 });
             }
@@ -141,7 +158,7 @@ async fn refuse<S: AsyncWrite + Unpin>(mut stream: S) {
     }
 }
 
-async fn converse<S>(routes: Router, stream: S)
+async fn converse<S>(routes: Router, stream: S, caller: Caller)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -150,7 +167,11 @@ where
     let stream = TokioIo::new(Box::pin(stream));
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let routes = routes.clone();
-        async move { answer(routes, request.map(Body::new)).await }
+        async move {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(caller);
+            answer(routes, request).await
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER);

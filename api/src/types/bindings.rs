@@ -69,6 +69,52 @@ pub struct RuleName {
     pub rule: String,
 }
 
+/// What was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Flushed {
+    /// Which node says so.
+    pub node: String,
+    /// The bindings that counted, by endpoint and name.
+    pub items: Vec<FlushedBinding>,
+    /// What could not be had: resolvers that did not confirm, a file that could not be written.
+    pub warnings: Vec<String>,
+    /// There is more: do it again with this as `cursor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A binding that was taken back: new connections need a new answer, live ones go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlushedBinding {
+    /// Whose: the endpoint's identifier.
+    #[schema(value_type = String, example = "ci/runner")]
+    pub endpoint: Arc<str>,
+    /// The name.
+    #[schema(example = "registry.example.com")]
+    pub name: String,
+    /// Addresses that new connections may not use under it any more.
+    #[schema(value_type = Vec<String>)]
+    pub revoked: Vec<IpAddr>,
+    /// Addresses that an answer gave anew in the meantime; they stay.
+    #[schema(value_type = Vec<String>)]
+    pub renewed: Vec<IpAddr>,
+}
+
+impl Item for FlushedBinding {
+    const FIELDS: &'static [&'static str] = &["endpoint", "name", "revoked", "renewed"];
+    const COLUMNS: &'static [&'static str] = &["ENDPOINT", "NAME", "REVOKED", "RENEWED"];
+
+    fn row(&self) -> Vec<String> {
+        let list = |addresses: &[IpAddr]| match addresses {
+            [] => "-".into(),
+            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        };
+        vec![self.endpoint.to_string(), self.name.clone(), list(&self.revoked), list(&self.renewed)]
+    }
+}
+
 impl std::fmt::Display for RuleName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} rule {}", self.policy, self.rule)

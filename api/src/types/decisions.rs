@@ -145,7 +145,9 @@ pub struct DecisionCounts {
 impl Decision {
     /// The second verdict and its reason for people: `deny no-match`; `-` where there is none.
     pub fn staged_words(&self) -> String {
-        self.staged.as_ref().map_or_else(|| "-".into(), |staged| format!("{} {}", staged.verdict, staged.reason))
+        self.staged
+            .as_ref()
+            .map_or_else(|| "-".into(), |staged| format!("{} {}", staged.verdict, staged.reason))
     }
 
     /// Whether the packet was dropped or rejected.
@@ -197,8 +199,18 @@ impl Item for Decision {
         "generation",
         "staged",
     ];
-    const COLUMNS: &'static [&'static str] =
-        &["TIME", "ENDPOINT", "VERDICT", "REASON", "DIRECTION", "PEER", "NAME", "PACKETS", "STAGED", "POLICY"];
+    const COLUMNS: &'static [&'static str] = &[
+        "TIME",
+        "ENDPOINT",
+        "VERDICT",
+        "REASON",
+        "DIRECTION",
+        "PEER",
+        "NAME",
+        "PACKETS",
+        "STAGED",
+        "POLICY",
+    ];
 
     fn row(&self) -> Vec<String> {
         vec![

@@ -12,7 +12,7 @@ mod traffic;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use bindings::{BindingStatus, LeaseStatus, RuleName};
+pub use bindings::{BindingStatus, Flushed, FlushedBinding, LeaseStatus, RuleName};
 pub use decisions::{Decision, DecisionCounts, Direction, Staged, Verdict};
 pub(crate) use endpoints::namespace_of;
 pub use endpoints::{AdoptedConnection, Counts, EndpointStatus, Mode};

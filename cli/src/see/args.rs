@@ -117,6 +117,56 @@ impl Bindings {
     }
 }
 
+const FLUSH_EXAMPLES: &str = "\
+Examples:
+  sudo nameward flush registry.example.com                # of all endpoints of this node
+  sudo nameward flush '*.example.com' -e ci/runner        # below a name, of one endpoint
+  sudo nameward flush -a 198.51.100.7                     # the names that gave this address, with all they gave
+  sudo nameward flush --dry-run '*'                       # what would be taken back
+
+New connections under these names are denied `expired` until the name is asked again, and servers are asked anew for it. \
+Live connections go on; to end those, too, take the rule away. What a program, or a cache in front of the resolver, \
+remembers of earlier answers is not known here.
+
+Exit status: 0; 1 when a resolver did not confirm; 125 when there is no answer.";
+
+/// Take back what names gave: new connections need a new answer
+#[derive(Debug, Args)]
+#[command(after_help = FLUSH_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["name", "address"]))]
+pub(crate) struct Flush {
+    /// A name, *.NAME for all below it, * for all
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// An address or a range: the names that gave it
+    #[arg(short, long, value_name = "ADDRESS | CIDR")]
+    pub(crate) address: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) filter: EndpointFilter,
+
+    /// Show what would be taken back, and leave it
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// How it is shown
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+impl Flush {
+    pub(super) fn query(&self) -> Vec<(&'static str, String)> {
+        let mut query = self.filter.query();
+        let all = [("name", &self.name), ("address", &self.address)];
+        query.extend(all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        query
+    }
+}
+
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   nameward explain ci/runner registry.example.com       # port 443, TCP

@@ -1,9 +1,10 @@
-//! `nameward endpoints`, `bindings`, `explain`, `watch`, `policies`: what an enforcer knows, asked over its API.
+//! `nameward endpoints`, `bindings`, `flush`, `explain`, `watch`, `policies`: what an enforcer knows, asked over its API.
 //!
 //! Owns how it looks. What it means is said by the API's types; everything in it may come from a workload and is
 //! shown as data.
 
 pub(crate) mod args;
+mod flush;
 pub(crate) mod output;
 mod watch;
 
@@ -16,10 +17,13 @@ use nameward_api::{
 };
 use serde::de::DeserializeOwned;
 
-pub(crate) use self::watch::{since, watch};
 use self::{
     args::{Bindings, Endpoints, Explain, Policies, Reach, Traffic},
     output::Format,
+};
+pub(crate) use self::{
+    flush::flush,
+    watch::{since, watch},
 };
 
 /// The answer is no, and `--exit-code` asked for it.

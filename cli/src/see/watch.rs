@@ -136,7 +136,8 @@ impl Screen {
             decision.policy.as_deref().map(|policy| format!("  {}", shown(policy))).unwrap_or_default();
         let staged = decision.staged.as_ref().map(|staged| {
             let words = self.colours.paint(staged.verdict, &shown(&decision.staged_words()));
-            let policy = staged.policy.as_deref().map(|policy| format!(", {}", shown(policy))).unwrap_or_default();
+            let policy =
+                staged.policy.as_deref().map(|policy| format!(", {}", shown(policy))).unwrap_or_default();
             format!("  [staged: {words}{policy}]")
         });
         let staged = staged.unwrap_or_default();
@@ -169,7 +170,10 @@ mod tests {
         let decision: Decision = serde_json::from_value(decision).unwrap();
         let screen = Screen { format: Format::Table, colours: Colours::of_stdout(), left: None, seen: 0 };
         let line = screen.line(&decision);
-        assert!(line.contains("question a") && line.contains("owned") && line.contains("[staged: pass a"), "{line}");
+        assert!(
+            line.contains("question a") && line.contains("owned") && line.contains("[staged: pass a"),
+            "{line}"
+        );
         assert!(!line.contains(['\u{7}', '\u{202e}']) && !line.contains("\u{1b}]"), "{line:?}");
         assert!(!output::inert(&serde_json::to_string(&decision).unwrap()).contains(['\u{1b}', '\u{202e}']));
     }

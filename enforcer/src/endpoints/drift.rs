@@ -107,7 +107,7 @@ impl<S: KernelStore> Endpoint<S> {
     }
 
     fn lasts_too_long(&self, address: Address, allow: &Allow, now: BootTime) -> bool {
-        let granted = self.bindings.names_of(ip(address)).map(|(_, lease)| lease.expires_at).max();
+        let granted = self.bindings.names_of(ip(address)).map(|(_, lease)| lease.kernel_expiry()).max();
         allow.expires_at > granted.unwrap_or(now).0
     }
 

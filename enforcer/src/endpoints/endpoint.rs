@@ -1,8 +1,13 @@
 //! Rules in, names in, kernel written: in an order that keeps the promises at every step.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use nameward_abi::{Admitted, Allow, Mode, RULE_SETS, Switch, flags};
+use nameward_abi::{Admitted, Mode, RULE_SETS, Switch, flags};
 use nameward_api::filter::BindingFilter;
 use nameward_policy::{
     Admission, Binding, Bindings, BootTime, Destination, Explanation, FailurePolicy, GrantTables, Grants,
@@ -15,6 +20,7 @@ use super::{
     adopted::{self, AdoptedConnections},
     by_name::share,
     journal::{Entry, Journal},
+    writing::allow,
 };
 use crate::{
     GrantRequest, Granted, Refused,
@@ -51,6 +57,8 @@ pub struct Endpoint<S> {
     pub(super) isolated_before: bool,
     pub(super) adopted: AdoptedConnections,
     pub(super) unseen_answers: usize,
+    /// Names that are being flushed: by how many, and what was granted under them meanwhile.
+    pub(super) flushing: BTreeMap<Name, (usize, BTreeSet<IpAddr>)>,
 }
 
 impl<S: KernelStore> Endpoint<S> {
@@ -103,6 +111,7 @@ impl<S: KernelStore> Endpoint<S> {
             isolated_before: isolates || observed.switch.has(flags::ISOLATED_BEFORE),
             adopted: adopted::found(&flows),
             unseen_answers: 0,
+            flushing: BTreeMap::new(),
         })
     }
 
@@ -331,6 +340,9 @@ impl<S: KernelStore> Endpoint<S> {
             .bindings
             .record(name, chain, addresses, grace, now)
             .map_err(|reached| Refused::Limit { what: limit_word(reached) })?;
+        if let Some((_, renewed)) = self.flushing.get_mut(name) {
+            renewed.extend(addresses.iter().map(|(address, _)| address.to_canonical()));
+        }
         let written = self.write_name(name, addresses, now);
         written.map_err(|error| Refused::Kernel { detail: chain_text(&error) })?;
         Ok(Granted { usable_for: first.since(now) })
@@ -349,42 +361,6 @@ impl<S: KernelStore> Endpoint<S> {
             return Err(not_allowed());
         }
         Ok((name, aliases(&request.chain)))
-    }
-
-    /// Writes addresses of a name: first to the file, then what they mean, then the addresses themselves.
-    fn write_name(
-        &mut self,
-        name: &Name,
-        addresses: &[(IpAddr, Duration)],
-        now: BootTime,
-    ) -> Result<(), EndpointError> {
-        let addresses = || addresses.iter().map(|(address, _)| address.to_canonical());
-        let entries: Vec<_> = addresses()
-            .filter_map(|address| Some((address, self.grants.entry(&self.bindings, address, now)?)))
-            .collect();
-        // Other addresses of the name are there already: a name may have a thousand.
-        let binding = self.bindings.of(name).map(|binding| binding.of_addresses(addresses()));
-        self.note(binding.map(Entry::Binding))?;
-        for (address, entry) in entries {
-            let classes =
-                self.rules.as_ref().map_or(0, |rules| self.grants.classes_of(rules, entry.admitted_id));
-            let admitted = Admitted { classes: [classes; RULE_SETS] };
-            let bytes = address_bytes(address);
-            self.write_making_room(&MapWrite::Admitted(entry.admitted_id, admitted), now)?;
-            self.write_making_room(&allow(bytes, &entry, None), now)?;
-        }
-        Ok(())
-    }
-
-    /// A write that may meet a full map: lapsed names are cleared away once.
-    fn write_making_room(&mut self, write: &MapWrite, now: BootTime) -> Result<(), EndpointError> {
-        match self.store.write(write) {
-            Err(error) if error.is_full() => {
-                self.repair(now)?;
-                Ok(self.store.write(write)?)
-            }
-            other => Ok(other?),
-        }
     }
 
     /// Ids that the kernel does not know get what the old rules say of their names, so that addresses may refer to them
@@ -412,7 +388,7 @@ impl<S: KernelStore> Endpoint<S> {
     }
 
     /// Puts ids that are new on file, and what is said with them, in one write.
-    fn note(&mut self, said: Option<Entry>) -> Result<(), EndpointError> {
+    pub(super) fn note(&mut self, said: Option<Entry>) -> Result<(), EndpointError> {
         if let Some(journal) = &mut self.journal {
             let lines: Vec<Entry> = self.grants.fresh().map(Entry::Names).chain(said).collect();
             journal.append(&lines)?;
@@ -457,16 +433,6 @@ const fn mode(mode: KernelMode) -> Mode {
         KernelMode::Audit => Mode::Audit,
         KernelMode::NotIsolated => Mode::NotIsolated,
     }
-}
-
-pub(super) fn allow(
-    address: nameward_abi::Address,
-    entry: &nameward_policy::AllowEntry,
-    known: Option<&Allow>,
-) -> MapWrite {
-    let last_used = known.map_or(0, |known| known.last_used);
-    let expires_at = entry.expires_at.0;
-    MapWrite::Allow(address, Allow { expires_at, last_used, admitted_id: entry.admitted_id, _pad: 0 })
 }
 
 /// Aliases are for explanations: one that is no name is left out.

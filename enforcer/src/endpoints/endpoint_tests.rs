@@ -1,12 +1,12 @@
 use std::time::Duration;
 
-use nameward_abi::{CidrRule, Flow, FlowKey, FlowState, PortKey, PortRule};
+use nameward_abi::{Allow, CidrRule, Flow, FlowKey, FlowState, PortKey, PortRule};
 use nameward_policy::{
     ClusterRanges, Effect, Isolation, Pattern, Peer, PolicyKind, PolicyRef, PortSpec, Protocol, Rule,
 };
 
 use super::*;
-use crate::kernel::MemoryStore;
+use crate::kernel::{MemoryStore, address_bytes};
 
 const SECOND: u64 = 1_000_000_000;
 const NOW: BootTime = BootTime(1_000 * SECOND);

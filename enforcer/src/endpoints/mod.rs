@@ -6,11 +6,14 @@ mod adopted;
 mod by_name;
 mod drift;
 mod endpoint;
+mod flush;
 pub(crate) mod journal;
 mod staged;
 mod upkeep;
+mod writing;
 
 pub use adopted::AdoptedConnection;
 pub(crate) use drift::Look;
 pub(crate) use endpoint::chain_text;
 pub use endpoint::{Endpoint, EndpointError};
+pub use flush::FlushedName;

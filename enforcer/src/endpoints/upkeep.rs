@@ -9,7 +9,7 @@ use std::{
 use nameward_abi::{Admitted, Allow, Flow, FlowKey, FlowState, RULE_SETS, idle};
 use nameward_policy::{BootTime, GrantTables, KernelRules, RuleSet};
 
-use super::{Endpoint, EndpointError, endpoint::allow, journal::Entry};
+use super::{Endpoint, EndpointError, journal::Entry, writing::allow};
 use crate::{
     decisions::ip,
     grants::switch::{self, Target},
@@ -168,7 +168,7 @@ impl<S: KernelStore> Endpoint<S> {
     }
 
     /// Writes the file anew when it is long, or when it would not say what was extended or forgotten.
-    fn compact(&mut self, changed: bool) -> Result<(), EndpointError> {
+    pub(super) fn compact(&mut self, changed: bool) -> Result<(), EndpointError> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         if !changed && !journal.is_long() {
             return Ok(());

@@ -344,7 +344,7 @@ impl Clock {
     fn binding_status(self, guarded: &Guarded, rules: Option<&RuleSet>, binding: &Binding) -> BindingStatus {
         let lease = |lease: &nameward_policy::Lease| LeaseStatus {
             address: lease.address,
-            ttl_ends_at: self.wall(lease.ttl_ends),
+            ttl_ends_at: self.wall(if lease.is_revoked() { lease.expires_at } else { lease.ttl_ends }),
             expires_at: self.wall(lease.expires_at),
             seconds_left: lease.expires_at.since(self.boot).as_secs(),
         };

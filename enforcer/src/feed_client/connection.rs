@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{self as blocking, TrySendError},
     },
@@ -15,17 +15,18 @@ use std::{
 };
 
 use nameward_feed::{
-    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
+    DEAD_AFTER_MILLIS, FORGET, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
-        Ack, Acks, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, RefusedNames, Revoke, SnapshotEnd,
-        feed_client::FeedClient, from_enforcer, from_resolver,
+        Ack, Acks, Forget, FromEnforcer, FromResolver, Grant, Heartbeat, Hello, RefusedNames, Revoke,
+        SnapshotEnd, feed_client::FeedClient, from_enforcer, from_resolver,
     },
     sockets::HandOverError,
     tls::TlsError,
 };
+use nameward_policy::Name;
 use thiserror::Error;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -104,12 +105,26 @@ pub(super) struct Connection {
     distance: Distance,
     heard: Mutex<Option<Instant>>,
     revocations: Mutex<Revocations>,
+    /// Who waits for the resolver to have forgotten names, by the number of the message.
+    forgetting: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    forgotten: AtomicU64,
+    /// Version of the feed that the resolver speaks; 0 before its greeting.
+    version: watch::Sender<u32>,
     end: Notify,
 }
 
 impl Connection {
     pub(super) fn new(say: mpsc::UnboundedSender<FromEnforcer>, distance: Distance) -> Self {
-        Self { say, distance, heard: Mutex::new(None), revocations: Mutex::default(), end: Notify::new() }
+        Self {
+            say,
+            distance,
+            heard: Mutex::new(None),
+            revocations: Mutex::default(),
+            forgetting: Mutex::default(),
+            forgotten: AtomicU64::new(0),
+            version: watch::Sender::new(0),
+            end: Notify::new(),
+        }
     }
 
     /// Where the resolver is.
@@ -150,6 +165,25 @@ impl Connection {
         }
     }
 
+    /// Whether the resolver understands that single names are to be forgotten. Waits for its greeting.
+    pub(super) async fn forgets_names(&self) -> bool {
+        let mut version = self.version.subscribe();
+        version.wait_for(|version| *version != 0).await.is_ok_and(|version| *version >= FORGET)
+    }
+
+    /// Asks the resolver to forget names of an endpoint, and waits until it has, or the stream has ended.
+    pub(super) async fn forget(&self, uid: &str, names: &[Name]) {
+        let (done, wait) = oneshot::channel();
+        let sequence = self.forgotten.fetch_add(1, Ordering::Relaxed);
+        self.forgetting().insert(sequence, done);
+        let names = names.iter().map(|name| name.as_str().into()).collect();
+        let forget = Forget { sequence, endpoint: uid.into(), names };
+        self.say(message(from_enforcer::Message::Forget(forget)));
+        if wait.await.is_err() {
+            tracing::debug!("the feed ended before the resolver had forgotten");
+        }
+    }
+
     /// Connects and serves until the stream ends; `enter` makes deltas be said from then on, and has the snapshot said
     /// at one go with that.
     pub(super) async fn serve(
@@ -177,6 +211,7 @@ impl Connection {
             () = other_certificates(resolver) => Ok(()),
         };
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.forgetting().clear();
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
         ended
     }
@@ -249,7 +284,14 @@ impl Connection {
                 if !compatible(VERSION, welcome.version) {
                     return Err(ConnectionError::Version { theirs: welcome.version });
                 }
+                self.version.send_replace(welcome.version);
                 tracing::info!("a resolver is connected");
+            }
+            Some(from_resolver::Message::Forgotten(forgotten)) => {
+                let waiting = self.forgetting().remove(&forgotten.sequence);
+                if waiting.is_some_and(|done| done.send(()).is_err()) {
+                    tracing::debug!("a resolver confirmed late that it forgot names");
+                }
             }
             Some(from_resolver::Message::RefusedNames(names)) => queues.refused(names),
             Some(from_resolver::Message::Heartbeat(_)) | None => {}
@@ -277,6 +319,10 @@ impl Connection {
             }
         })?;
         Ok(grants)
+    }
+
+    fn forgetting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
+        self.forgetting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forgotten(&self, uid: String, generation: u32) {

@@ -21,6 +21,7 @@ use nameward_feed::{
     sockets::DnsSocket,
     tls::{Credentials, Remote},
 };
+use nameward_policy::Name;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use connection::{Connection, ConnectionError};
@@ -172,6 +173,43 @@ impl FeedClient {
                 );
             }
         }
+    }
+
+    /// Has resolvers forget names of an endpoint: when this returns, none that is alive answers them from memory. Returns
+    /// what could not be had of them.
+    pub async fn forget(&self, uid: &str, generation: u32, names: &[Name]) -> Vec<String> {
+        let connections: Vec<_> = {
+            let all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().map(|(name, connection)| (name.clone(), Arc::clone(connection))).collect()
+        };
+        let asked = connections.iter().map(|(name, connection)| async move {
+            let asked = self.forget_at(connection, uid, generation, names);
+            match tokio::time::timeout(REVOKE_WITHIN, asked).await {
+                Ok(true) => None,
+                Ok(false) => Some(format!(
+                    "the resolver at {name} is of an older version: answers that it shares stay until their TTLs end"
+                )),
+                Err(_) => Some(format!("the resolver at {name} did not confirm that it forgot")),
+            }
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Whether all of it could be had. A resolver of an older version forgets what it remembers for the endpoint: its rules
+    /// go and come back.
+    async fn forget_at(&self, connection: &Connection, uid: &str, generation: u32, names: &[Name]) -> bool {
+        if connection.forgets_names().await {
+            connection.forget(uid, names).await;
+            return true;
+        }
+        connection.revoke(uid.into(), generation.wrapping_add(1)).await;
+        // Newer rules are published under the same lock, after they can be seen: they never come before older ones.
+        let _one_at_a_time = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = self.backend.endpoints().into_iter().find(|view| *view.uid == *uid) {
+            let endpoint = view.to_message(connection.distance());
+            connection.say(FromEnforcer { message: Some(Message::Endpoint(endpoint)) });
+        }
+        false
     }
 
     /// Says what an endpoint is from now on.

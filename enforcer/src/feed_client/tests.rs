@@ -6,9 +6,9 @@ use std::{
 
 use futures::Stream;
 use nameward_feed::{
-    Identity, VERSION, addresses,
+    FORGET, Identity, VERSION, addresses,
     proto::{
-        self, FromResolver, Grant, Heartbeat, Revoked, Welcome,
+        self, Forgotten, FromResolver, Grant, Heartbeat, Revoked, Welcome,
         ack::Outcome,
         feed_server::{Feed, FeedServer},
         from_resolver,
@@ -281,6 +281,42 @@ async fn a_resolver_of_a_neighbouring_version_is_understood() {
         assert_eq!(acknowledged, understood, "version {version}");
         task.abort();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_forgotten_when_the_resolver_says_so() {
+    let mut resolver = Resolver::start("feed-forget");
+    let (client, _open, task) = client(&resolver, false);
+    hear_snapshot(&mut resolver).await;
+    let names = [Name::parse("a.example").unwrap(), Name::parse("b.example").unwrap()];
+    let forgetting = tokio::spawn(async move { client.forget("runner", 3, &names).await });
+    let Message::Forget(forget) = resolver.hear().await else { panic!("nothing to forget") };
+    assert_eq!(
+        (forget.endpoint.as_str(), forget.names.join(" ").as_str()),
+        ("runner", "a.example b.example")
+    );
+    assert!(!forgetting.is_finished());
+    resolver.say(from_resolver::Message::Forgotten(Forgotten { sequence: forget.sequence }));
+    assert_eq!(forgetting.await.unwrap(), [] as [String; 0]);
+    task.abort();
+}
+
+// S4: version skew of one. Its rules go and come back, and with them what was remembered
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_of_the_version_before_forgets_the_endpoint() {
+    let mut resolver = Resolver::of_version("feed-forget-old", FORGET - 1);
+    let (client, _open, task) = client(&resolver, false);
+    hear_snapshot(&mut resolver).await;
+    let names = [Name::parse("a.example").unwrap()];
+    let forgetting = tokio::spawn(async move { client.forget("runner", 3, &names).await });
+    let Message::Revoke(revoke) = resolver.hear().await else { panic!("no revoke") };
+    assert_eq!((revoke.endpoint.as_str(), revoke.generation), ("runner", 4));
+    resolver.say(from_resolver::Message::Revoked(Revoked { endpoint: "runner".into(), generation: 4 }));
+    let Message::Endpoint(endpoint) = resolver.hear().await else { panic!("its rules do not come back") };
+    assert_eq!((endpoint.uid.as_str(), endpoint.generation), ("runner", 3));
+    let said = forgetting.await.unwrap();
+    assert!(said.len() == 1 && said[0].contains("older version"), "{said:?}");
+    task.abort();
 }
 
 // DESIGN 6: a tightening waits for the resolver, but not for ever

@@ -11,6 +11,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use nameward_feed::Identity;
+use nameward_policy::Name;
 use thiserror::Error;
 use tokio::sync::Notify;
 
@@ -148,6 +149,14 @@ impl Enforcers {
     pub(super) fn revoke(&self, node: &Arc<str>, uid: &str, generation: u32) {
         if self.owners().get(uid).is_some_and(|owner| owner.node == *node) {
             self.endpoints.revoke(uid, generation);
+        }
+    }
+
+    /// Forgets names of an endpoint of the node; when it returns, nothing of them is answered from memory.
+    pub(super) fn forget(&self, node: &Arc<str>, uid: &str, names: &[Name]) {
+        self.everyone.forget(names);
+        if self.owners().get(uid).is_some_and(|owner| owner.node == *node) {
+            self.endpoints.forget(uid);
         }
     }
 

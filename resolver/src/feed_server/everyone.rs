@@ -99,6 +99,12 @@ impl Everyone {
         self.changed.notify_waiters();
     }
 
+    /// Who joins is not told of these names any more.
+    pub(super) fn forget(&self, names: &[Name]) {
+        let mut state = self.state();
+        names.iter().for_each(|name| state.answers.forget(name));
+    }
+
     /// The enforcer behind a link, last heard then, is away.
     pub(super) fn leave(&self, link: &Arc<Link>, heard: Instant) {
         for presence in self.state().nodes.values_mut() {

@@ -4,13 +4,13 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use nameward_feed::{
-    DEAD_AFTER_MILLIS, REFUSED_NAMES,
+    DEAD_AFTER_MILLIS,
     proto::{Ack, FromResolver, from_resolver::Message},
 };
 use thiserror::Error;
@@ -37,8 +37,6 @@ enum Waiter {
 pub(super) struct Link {
     say: mpsc::Sender<Result<FromResolver, Status>>,
     sequence: Arc<AtomicU64>,
-    /// Version of the feed that the enforcer speaks; 0 before its greeting.
-    version: AtomicU32,
     /// None once the stream has ended.
     waiting: Mutex<Option<Waiting>>,
 }
@@ -54,18 +52,7 @@ impl Link {
         say: mpsc::Sender<Result<FromResolver, Status>>,
         sequence: Arc<AtomicU64>,
     ) -> Arc<Self> {
-        let version = AtomicU32::new(0);
-        Arc::new(Self { say, sequence, version, waiting: Mutex::new(Some(HashMap::new())) })
-    }
-
-    /// The enforcer speaks this version.
-    pub(super) fn greeted(&self, version: u32) {
-        self.version.store(version, Ordering::Relaxed);
-    }
-
-    /// Whether it understands names that were not answered.
-    pub(super) fn takes_refused_names(&self) -> bool {
-        self.version.load(Ordering::Relaxed) >= REFUSED_NAMES
+        Arc::new(Self { say, sequence, waiting: Mutex::new(Some(HashMap::new())) })
     }
 
     pub(super) fn say(&self, message: Message) -> Result<(), Stuck> {

@@ -27,6 +27,7 @@ use nameward_feed::{
     sockets::DnsSocket,
     tls::{Credentials, Peer},
 };
+use nameward_policy::Name;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
@@ -43,12 +44,16 @@ const STREAMS: u32 = 4;
 /// Rules of a large endpoint are some megabytes.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
-/// Serves the DNS sockets that enforcers hand over.
+/// Serves the DNS sockets that enforcers hand over, from answers that it shares among all endpoints.
 pub trait SocketTaker: Send + Sync + 'static {
     /// Serves these instead of all that this enforcer handed over before.
     fn replace(&self, node: &str, sockets: Vec<DnsSocket>);
     /// Lets go of those at these local ports: their endpoint is gone.
     fn let_go(&self, node: &str, ports: &[u16]);
+    /// Forgets what upstreams said of these names.
+    fn forget(&self, names: &[Name]) {
+        tracing::trace!(names = names.len(), "nothing is shared");
+    }
 }
 
 /// The feed of one resolver.

@@ -25,11 +25,9 @@ impl Enforcers {
         let mut by_link: HashMap<*const Link, (Arc<Link>, Batch)> = HashMap::new();
         let mut away = Batch::default();
         let mut into = |uid: &Arc<str>, put: &dyn Fn(&mut Batch)| match self.present(uid) {
-            Some(link) if link.takes_refused_names() => {
+            Some(link) => {
                 put(&mut by_link.entry(Arc::as_ptr(&link)).or_insert((link, Batch::default())).1);
             }
-            // It would not understand: this resolver's log is where they are told.
-            Some(_) => {}
             None if self.endpoints.get(uid).is_some() => put(&mut away),
             None => {}
         };

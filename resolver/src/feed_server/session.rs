@@ -6,11 +6,12 @@ use std::{sync::Arc, time::Duration};
 use nameward_feed::{
     DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
     proto::{
-        Binding, Endpoint, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked, Welcome,
-        from_enforcer::Message, from_resolver,
+        Binding, Endpoint, Forget, Forgotten, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked,
+        Welcome, from_enforcer::Message, from_resolver,
     },
     tls::Peer,
 };
+use nameward_policy::Name;
 use thiserror::Error;
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status, Streaming};
@@ -154,6 +155,7 @@ impl Session {
             }
             (_, Message::Heartbeat(_)) => Ok(()),
             (node, Message::Revoke(revoke)) => self.revoke(node.as_ref(), revoke),
+            (Some(node), Message::Forget(forget)) => self.forget(&node, &forget),
             (Some(node), Message::Endpoint(endpoint)) => self.endpoint(&node, &endpoint),
             (Some(_), Message::Binding(binding)) => {
                 self.binding(&binding);
@@ -168,6 +170,7 @@ impl Session {
             (
                 None,
                 Message::Endpoint(_)
+                | Message::Forget(_)
                 | Message::Binding(_)
                 | Message::SnapshotEnd(_)
                 | Message::EndpointRemoved(_),
@@ -190,7 +193,6 @@ impl Session {
                 return Err(End::FarSockets);
             }
         }
-        self.link.greeted(hello.version);
         let node: Arc<str> = hello.node.into();
         if self.server.enforcers.is_taken(&node, &self.link) {
             tracing::warn!(%node, "another enforcer of this name; give each a name of its own with --node");
@@ -258,6 +260,23 @@ impl Session {
             // It is granted anew when it is asked for.
             Err(error) => tracing::warn!(%error, "a binding that cannot be read"),
         }
+    }
+
+    /// Forgets names, then says so: the enforcer takes them back after our word. What is shared goes first, so that nothing
+    /// is remembered of it again.
+    fn forget(&mut self, node: &Arc<str>, forget: &Forget) -> Result<(), End> {
+        let names: Vec<Name> = forget.names.iter().filter_map(|name| Name::parse(name).ok()).collect();
+        if let Some(collecting) = &mut self.collecting {
+            let is_meant = |binding: &convert::Binding| {
+                *binding.endpoint == *forget.endpoint
+                    && forget.names.iter().any(|name| *name == *binding.name)
+            };
+            collecting.snapshot.bindings.retain(|binding| !is_meant(binding));
+        }
+        self.server.taker.forget(&names);
+        self.server.enforcers.forget(node, &forget.endpoint, &names);
+        self.link.say(from_resolver::Message::Forgotten(Forgotten { sequence: forget.sequence }))?;
+        Ok(())
     }
 
     /// Forgets, then says so: the kernel switches rules after our word.

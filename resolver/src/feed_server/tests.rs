@@ -13,9 +13,9 @@ use std::{
 
 use jiff::Timestamp;
 use nameward_feed::{
-    Identity, REFUSED_NAMES, VERSION, addresses, folder,
+    Identity, VERSION, addresses, folder,
     proto::{
-        self, Ack, Binding, Endpoint, EndpointRemoved, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
+        self, Ack, Binding, Endpoint, EndpointRemoved, Forget, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
         ack::Outcome, feed_client::FeedClient, from_enforcer::Message, from_resolver,
     },
     sockets::{Transport, send},
@@ -39,6 +39,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 struct Taken {
     sockets: Mutex<HashMap<String, Vec<DnsSocket>>>,
     gone: Mutex<Vec<u16>>,
+    forgotten: Mutex<Vec<String>>,
 }
 
 impl SocketTaker for Taken {
@@ -48,6 +49,10 @@ impl SocketTaker for Taken {
 
     fn let_go(&self, _node: &str, ports: &[u16]) {
         self.gone.lock().unwrap().extend(ports);
+    }
+
+    fn forget(&self, names: &[Name]) {
+        self.forgotten.lock().unwrap().extend(names.iter().map(ToString::to_string));
     }
 }
 
@@ -308,6 +313,37 @@ async fn a_revocation_is_done_when_it_is_confirmed() {
     assert!(!resolver.is_granted("a", "x.example"));
 }
 
+// Forgotten before it is confirmed; what was asked before is granted anew, too
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_forgotten_when_it_is_confirmed() {
+    for scope in [Scope::Endpoint, Scope::Name] {
+        let resolver = Resolver::with_scope(scope);
+        let mut enforcer = resolver.enforcer().await;
+        enforcer.snapshot("node-1", &[endpoint("a", 5301, 3), endpoint("b", 5302, 3)]).await;
+        let everyone = (scope == Scope::Name).then(|| resolver.endpoints.everyone().unwrap());
+        let before: Vec<_> = ["a", "b"].into_iter().map(|uid| resolver.endpoints.get(uid).unwrap()).collect();
+        let addresses = [(address(), Duration::from_secs(60))];
+        for endpoint in before.iter().chain(&everyone) {
+            endpoint.granted.record(&"x.example".into(), &addresses, Instant::now(), Duration::from_secs(60));
+        }
+        let names = vec!["x.example".to_owned()];
+        enforcer.say(Message::Forget(Forget { sequence: 7, endpoint: "a".into(), names }));
+        let heard = enforcer.hear().await;
+        assert!(matches!(heard, from_resolver::Message::Forgotten(one) if one.sequence == 7));
+        assert_eq!(*resolver.taken.forgotten.lock().unwrap(), ["x.example"]);
+        assert!(!resolver.is_granted("a", "x.example") && resolver.is_granted("b", "x.example"), "{scope:?}");
+        let in_flight = |endpoint: &crate::endpoints::Endpoint| {
+            endpoint.granted.usable_until("x.example", address(), Instant::now()).is_some()
+        };
+        assert!(!in_flight(&before[0]), "who was asked before");
+        if let Some(before) = everyone {
+            let everyone = resolver.endpoints.everyone().unwrap();
+            assert!(!in_flight(&before) && !in_flight(&everyone), "{scope:?}");
+        }
+        assert_eq!(resolver.endpoints.get("a").unwrap().view.generation, 3, "its rules stay");
+    }
+}
+
 // F1
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enforcer_that_is_away_keeps_its_endpoints() {
@@ -392,13 +428,13 @@ async fn a_neighbouring_version_is_understood() {
     assert!(nameless.end().await.message().contains("--node"));
 }
 
-// Issue 8, S4: an enforcer of the version before hears nothing that it would not understand
+// Issue 8, S4: each enforcer hears of its own endpoints, that of the version before, too
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_names_go_to_those_who_understand_them() {
+async fn refused_names_go_to_the_enforcer_of_who_asked() {
     let resolver = Resolver::start();
     let (mut new, mut old) = (resolver.enforcer().await, resolver.enforcer().await);
     new.snapshot("node-1", &[endpoint("a", 5301, 3)]).await;
-    old.say(Message::Hello(Hello { version: REFUSED_NAMES - 1, node: "node-2".into(), sockets: 0 }));
+    old.say(Message::Hello(Hello { version: VERSION - 1, node: "node-2".into(), sockets: 0 }));
     old.say(Message::Endpoint(endpoint("b", 5302, 3)));
     old.say(Message::SnapshotEnd(SnapshotEnd {}));
     old.settle().await;
@@ -417,11 +453,9 @@ async fn refused_names_go_to_those_who_understand_them() {
     assert_eq!((&*one.endpoint, &*one.name, &*one.reason, one.count), ("a", "x.example", "filtered", 2));
     assert_eq!(one.response_code, Some(3));
     assert_eq!((told.untold.len(), told.untold[0].count), (1, 7));
-    // It works, and its next word is about something else.
-    let granting = resolver.granting("b", "b.example");
-    let grant = old.hear_grant().await;
-    old.acknowledge(grant.sequence, 60_000);
-    assert!(granting.await.unwrap().is_ok());
+    let from_resolver::Message::RefusedNames(told) = old.hear().await else { panic!("no names") };
+    let [one] = &told.names[..] else { panic!("{told:?}") };
+    assert_eq!((&*one.endpoint, &*one.name), ("b", "y.example"));
     task.abort();
 }
 

@@ -18,7 +18,7 @@ use super::{
     udp_batch::Path,
 };
 use crate::{
-    cache::{CacheKey, CachedAnswer, Known},
+    cache::{CachedAnswer, Known, Ticket},
     upstream::{Group, Question, Reply, Started, UpstreamError},
     wire::query::Query,
 };
@@ -44,7 +44,7 @@ pub(super) struct Client {
 /// A question on its way. Who waits for it is told, whatever happens.
 struct Flight {
     server: Server,
-    key: Option<CacheKey>,
+    ticket: Option<Ticket>,
 }
 
 impl Server {
@@ -70,14 +70,14 @@ impl Server {
     fn ask(&self, group: Arc<Group>, question: Question, waits: Waits) {
         let shared = &self.0;
         let key = (group.number(), question.clone());
-        match shared.cache.look(&key, waits, Instant::now()) {
+        match shared.cache.look(key, waits, Instant::now()) {
             Known::Answer(answer, waits) => {
                 shared.counters.cached.count();
                 waits.tell(self, Ok(answer));
             }
             Known::Asked => {}
-            Known::Nothing => {
-                let flight = Flight { server: self.clone(), key: Some(key) };
+            Known::Nothing(ticket) => {
+                let flight = Flight { server: self.clone(), ticket: Some(ticket) };
                 group.begin(question, &shared.outstanding, &shared.counters, move |started| {
                     flight.go_on(started)
                 });
@@ -101,9 +101,9 @@ impl Flight {
     }
 
     fn tell(&mut self, reply: Result<Reply, UpstreamError>) {
-        let Some(key) = self.key.take() else { return };
+        let Some(ticket) = self.ticket.take() else { return };
         let heard = reply.map(CachedAnswer::new);
-        let waiting = self.server.0.cache.end(key, heard.as_ref().ok());
+        let waiting = self.server.0.cache.end(ticket, heard.as_ref().ok());
         waiting.into_iter().for_each(|waits| waits.tell(&self.server, heard.clone()));
     }
 }

@@ -148,6 +148,11 @@ struct Meaning {
 }
 
 impl Server {
+    /// Forgets what upstreams said of these names.
+    pub fn forget(&self, names: &[Name]) {
+        self.0.cache.forget(names);
+    }
+
     /// A server that has no sockets yet.
     pub fn new(
         config: ServerConfig,

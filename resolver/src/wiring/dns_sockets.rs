@@ -6,6 +6,7 @@ use std::{
 };
 
 use nameward_feed::sockets::DnsSocket;
+use nameward_policy::Name;
 
 use crate::{Server, Serving, feed_server::SocketTaker};
 
@@ -51,6 +52,10 @@ impl SocketTaker for DnsSockets {
         let serving = self.serve(node, sockets);
         tracing::debug!(node, sockets = serving.len(), "serving the DNS sockets of an enforcer");
         drop(served.insert(node.to_owned(), serving));
+    }
+
+    fn forget(&self, names: &[Name]) {
+        self.server.forget(names);
     }
 
     /// Ports tell endpoints apart on loopback only; elsewhere they stand for servers.
