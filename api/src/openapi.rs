@@ -11,7 +11,7 @@ use utoipa::{
     },
 };
 
-use crate::routes::{bindings, decisions, endpoints, explain, flush, health, policies, traffic};
+use crate::routes::{bindings, decisions, endpoints, explain, flush, health, policies, subjects, traffic};
 use crate::serve::OPEN;
 
 #[derive(OpenApi)]
@@ -24,7 +24,7 @@ use crate::serve::OPEN;
     servers((url = "http://localhost", description = "The unix socket, or a loopback address with a token")),
     paths(
         endpoints::list, endpoints::one, bindings::list, flush::flush, decisions::list, explain::explain, policies::list,
-        policies::suggestions, traffic::list, health::alive, health::ready, health::metrics,
+        policies::suggestions, subjects::list, traffic::list, health::alive, health::ready, health::metrics,
     ),
     tags(
         (name = "state", description = "Endpoints, names and addresses, explanations"),

@@ -13,7 +13,8 @@ use tokio::sync::broadcast;
 use crate::{
     filter::BindingFilter,
     types::{
-        BindingStatus, Decision, EndpointStatus, Explained, FlushedBinding, PolicyStatus, TrafficStatus,
+        BindingStatus, Decision, EndpointStatus, Explained, FlushedBinding, PolicyStatus, SubjectStatus,
+        TrafficStatus,
     },
 };
 
@@ -51,6 +52,9 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// [`SourceError`].
     fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError>;
+
+    /// All endpoints as policies see them, by identifier; those whose policies are not known are left out.
+    fn subjects(&self) -> Vec<SubjectStatus>;
 
     /// The policies in force, by kind, namespace and name.
     fn policies(&self) -> Vec<PolicyStatus>;

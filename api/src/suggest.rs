@@ -66,17 +66,40 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, 6 | 17 | 132)
 }
 
-fn suggested(destination: String, tried: &Tried) -> Suggested {
-    let port = |(protocol, port): &(u8, u16)| match protocol {
+/// `TCP 443` and the like; protocols without ports stand alone.
+pub fn port_text(protocol: u8, port: u16) -> String {
+    match protocol {
         6 => format!("TCP {port}"),
         17 => format!("UDP {port}"),
         132 => format!("SCTP {port}"),
         1 | 58 => "ICMPEcho".into(),
         other => other.to_string(),
+    }
+}
+
+/// What [`port_text`] wrote; port 0 where there is none.
+pub fn read_port(text: &str) -> Option<(u8, u16)> {
+    let (protocol, port) = text.split_once(' ').unwrap_or((text, "0"));
+    let protocol = match protocol {
+        "TCP" => 6,
+        "UDP" => 17,
+        "SCTP" => 132,
+        "ICMPEcho" => 1,
+        number => number.parse().ok()?,
     };
+    Some((protocol, port.parse().ok()?))
+}
+
+fn suggested(destination: String, tried: &Tried) -> Suggested {
     Suggested {
         destination,
-        ports: tried.ports.iter().map(port).collect::<BTreeSet<_>>().into_iter().collect(),
+        ports: tried
+            .ports
+            .iter()
+            .map(|(protocol, port)| port_text(*protocol, *port))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         packets: tried.packets,
         last_at: tried.last.unwrap_or_default(),
         private: tried.private,

@@ -191,6 +191,7 @@ mod tests {
             "watch",
             "policy check",
             "policy test",
+            "policy diff",
             "policy import",
             "policy suggest",
         ] {

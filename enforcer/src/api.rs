@@ -11,7 +11,9 @@ use std::{
 use nameward_api::{
     Changes, Followed, Site, Source, SourceError,
     filter::BindingFilter,
-    types::{BindingStatus, EndpointStatus, Explained, PolicyStatus, RuleStatus, TrafficStatus},
+    types::{
+        BindingStatus, EndpointStatus, Explained, PolicyStatus, RuleStatus, SubjectStatus, TrafficStatus,
+    },
 };
 use nameward_policy::{
     BootTime, ClusterPeer, CompiledRule, Destination, Effect, Name, Pattern, Peer, PolicyKind, PolicyRef,
@@ -61,6 +63,10 @@ impl Source for Enforcer {
 
     fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError> {
         Ok(Self::traffic(self, uid)?)
+    }
+
+    fn subjects(&self) -> Vec<SubjectStatus> {
+        Self::subjects(self)
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {

@@ -21,6 +21,7 @@ use crate::{
     EndpointConfig,
     guardian::WantedEndpoint,
     kernel::{self, Attachment, KernelError},
+    policies::Subject,
 };
 
 /// What may be fenced although the host's own traffic passes there.
@@ -162,7 +163,14 @@ impl Config {
             addresses: endpoint.addresses.clone(),
             settings: self.read.settings.clone(),
         };
-        Some(WantedEndpoint { config, rules: Arc::new(rules) })
+        let subject = Subject {
+            namespace: endpoint.namespace.clone(),
+            labels: endpoint.labels.clone(),
+            namespace_labels: endpoint.namespace_labels.clone(),
+            policies: endpoint.selected_by.iter().cloned().map(Arc::new).collect(),
+            ..Subject::default()
+        };
+        Some(WantedEndpoint { config, rules: Arc::new(rules), subject: Some(Arc::new(subject)) })
     }
 
     fn attachment(&self, endpoint: &StaticEndpoint) -> Option<Attachment> {

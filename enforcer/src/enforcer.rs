@@ -14,7 +14,7 @@ mod tasks;
 mod views;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::IpAddr,
     path::PathBuf,
@@ -51,7 +51,7 @@ use crate::{
         interface_index,
     },
     own_addresses::own_addresses,
-    policies::watch::Health,
+    policies::{Subject, watch::Health},
 };
 
 /// Where an enforcer keeps things.
@@ -168,6 +168,8 @@ struct Inner {
     failures: Failures,
     decisions: Decisions,
     tails: Tails,
+    /// What the rules of endpoints are compiled from.
+    subjects: RwLock<BTreeMap<Arc<str>, Arc<Subject>>>,
     /// What resolvers answer to all workloads.
     live_answers: Mutex<LiveAnswers>,
     /// On a node of a cluster.
@@ -305,6 +307,7 @@ impl Enforcer {
             failures: Failures::default(),
             decisions: Decisions::default(),
             tails: Tails::default(),
+            subjects: RwLock::default(),
             live_answers: Mutex::default(),
             cluster: OnceLock::new(),
             links: watch::Sender::new(()),

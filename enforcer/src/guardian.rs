@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     EndpointConfig, Enforcer, EnforcerError, endpoints::chain_text, feed_client::FeedClient,
-    kernel::Attachment,
+    kernel::Attachment, policies::Subject,
 };
 
 /// Time before the first new try; doubled after each that fails.
@@ -31,6 +31,8 @@ pub struct WantedEndpoint {
     pub config: EndpointConfig,
     /// Its rules.
     pub rules: Arc<RuleSet>,
+    /// What they are compiled from, for those who ask; none where nobody can.
+    pub subject: Option<Arc<Subject>>,
 }
 
 /// Keeps an enforcer and its resolvers at what is wanted.
@@ -117,6 +119,9 @@ impl Guardian {
         let mut before = std::mem::take(&mut self.standings);
         for wanted in wanted {
             let uid = Arc::clone(&wanted.config.uid);
+            if let Some(subject) = &wanted.subject {
+                self.enforcer.describe(&uid, Arc::clone(subject));
+            }
             let (config, rules) =
                 before.remove(&uid).map_or((None, None), |known| (known.config, known.rules));
             self.standings.insert(uid, Standing { wanted, config, rules, trouble: None });

@@ -161,7 +161,7 @@ async fn the_description_is_of_these_routes() {
 #[tokio::test]
 async fn fields_are_those_of_the_description() {
     use nameward_api::types::{
-        BindingStatus, Decision, EndpointStatus, Item, PolicyStatus, Suggestion, TrafficStatus,
+        BindingStatus, Decision, EndpointStatus, Item, PolicyStatus, SubjectStatus, Suggestion, TrafficStatus,
     };
     let description: Value = serde_json::from_str(nameward_api::openapi::json()).unwrap();
     let described = |name: &str| -> Vec<String> {
@@ -183,6 +183,7 @@ async fn fields_are_those_of_the_description() {
     assert_eq!(sorted(Decision::FIELDS), described("Decision"));
     assert_eq!(sorted(EndpointStatus::FIELDS), described("EndpointStatus"));
     assert_eq!(sorted(PolicyStatus::FIELDS), described("PolicyStatus"));
+    assert_eq!(sorted(SubjectStatus::FIELDS), described("SubjectStatus"));
     assert_eq!(sorted(Suggestion::FIELDS), described("Suggestion"));
     assert_eq!(sorted(TrafficStatus::FIELDS), described("TrafficStatus"));
 }

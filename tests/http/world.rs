@@ -17,7 +17,7 @@ use nameward_api::{
     serve::{ApiListener, ApiPlace, serve, serve_at_most},
     types::{
         BindingStatus, Decision, Direction, EndpointStatus, Explained, FlushedBinding, LeaseStatus, Mode,
-        PolicyStatus, RuleName, RuleStatus, TrafficStatus, Verdict,
+        PolicyStatus, RuleName, RuleStatus, SubjectStatus, TrafficStatus, Verdict,
     },
 };
 use nameward_policy::{Destination, Name};
@@ -180,10 +180,27 @@ impl Source for Fixture {
             reason: "name".into(),
             rules: vec![],
             flows: 1,
+            ports: vec!["TCP 443".into()],
             packets: number,
             bytes: number * 60,
         };
         Ok((0..3).map(one).collect())
+    }
+
+    fn subjects(&self) -> Vec<SubjectStatus> {
+        let subject = |one: EndpointStatus| SubjectStatus {
+            endpoint: one.uid,
+            namespace: "ci".into(),
+            labels: [("app".into(), ESCAPE.into())].into(),
+            namespace_labels: [("kubernetes.io/metadata.name".into(), "ci".into())].into(),
+            exempt: false,
+            suspended: false,
+            policies: vec![
+                serde_json::json!({"kind": "EgressPolicy", "metadata": {"namespace": "ci", "name": "web"}}),
+            ],
+            cluster: [].into(),
+        };
+        (0..3).map(endpoint).map(subject).collect()
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {

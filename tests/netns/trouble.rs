@@ -36,7 +36,7 @@ fn app() -> Arc<RuleSet> {
 }
 
 fn wanted(workload: &Workload) -> WantedEndpoint {
-    WantedEndpoint { config: config(workload), rules: app() }
+    WantedEndpoint { config: config(workload), rules: app(), subject: None }
 }
 
 fn enforcer(lab: &Lab, object: &'static [u8]) -> Enforcer {

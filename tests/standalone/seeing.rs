@@ -294,6 +294,48 @@ fn flushed_names_are_asked_and_granted_anew() {
     assert!(nothing.contains("nothing found"), "{nothing}");
 }
 
+// Issue 8: what a change would cut, of what was seen
+#[test]
+fn a_change_is_compared_with_what_was_seen() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::running("other.example");
+    let veth = &*host.workloads[0];
+    assert!(reaches(veth, "allowed.example"));
+    assert!(!reaches(veth, "203.0.113.10"));
+    let _held = crate::pair_lab::Held::open(veth, "198.51.100.10");
+    wait_until("the denial is told", SOON, || {
+        let (_, found) = crate::api::json(&host.api(), "/v1/decisions?endpoint=ci/veth&address=203.0.113.10");
+        found["items"].as_array().unwrap().first().map(|_| ())
+    });
+    let next = |egress: &str| {
+        let text = format!(
+            "apiVersion: nameward.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: ci, namespace: ci}}\nspec:\n  \
+             podSelector: {{matchLabels: {{app: ci}}}}\n  egress: [{egress}]\n"
+        );
+        let file = host.folder.file("next.yaml", &text).unwrap();
+        host.ask_cli(&["policy", "diff", "--live", "-e", "ci/veth", "-o", "json", file.to_str().unwrap()])
+            .output()
+            .unwrap()
+    };
+    let ports = "ports: [{protocol: TCP, port: 80}]";
+    let same =
+        next(&format!("{{name: web, to: [{{domainNames: [allowed.example, other.example]}}], {ports}}}"));
+    assert_eq!((same.status.code(), text(&same).trim()), (Some(0), "[]"));
+    let changed = next(&format!("{{name: net, to: [{{ipBlock: {{cidr: 203.0.113.10/32}}}}], {ports}}}"));
+    assert_eq!(changed.status.code(), Some(1), "{}", text(&changed));
+    let changed: Value = serde_json::from_slice(&changed.stdout).unwrap();
+    let all: Vec<_> =
+        changed.as_array().unwrap().iter().map(|one| (&one["change"], &one["destination"])).collect();
+    assert_eq!(all[0], (&"cut".into(), &"allowed.example".into()), "{changed}");
+    assert!(changed[0]["live"].as_u64() > Some(0) && changed[0]["port"] == "TCP 80", "{changed}");
+    assert!(all.contains(&(&"opened".into(), &"203.0.113.10".into())), "{changed}");
+    let wrong = next("{name: web}");
+    assert_eq!(wrong.status.code(), Some(125));
+    assert!(text(&wrong).contains("next.yaml:"), "{}", text(&wrong));
+}
+
 // Issue 8: a flush is root's alone
 #[test]
 fn nobody_but_root_takes_back() {

@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod flush;
 pub(crate) mod health;
 pub(crate) mod policies;
+pub(crate) mod subjects;
 pub(crate) mod traffic;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::{Changes, Problem, Source, SourceError, openapi};
 
 /// All that can be asked for, for those who asked for something else.
 const PATHS: &str = "/v1/endpoints, /v1/endpoints/UID, /v1/bindings, /v1/decisions, /v1/explain, /v1/policies, \
-    /v1/suggestions, /v1/traffic, /openapi.json, /metrics, /healthz, /readyz";
+    /v1/subjects, /v1/suggestions, /v1/traffic, /openapi.json, /metrics, /healthz, /readyz";
 /// A longer path with its query is no question of ours.
 const LONGEST_URI: usize = 4_096;
 /// Bytes of headers that are borne.
@@ -60,6 +61,7 @@ pub fn router(site: Site) -> Router {
         .route("/v1/decisions", get(decisions::list))
         .route("/v1/explain", get(explain::explain))
         .route("/v1/policies", get(policies::list))
+        .route("/v1/subjects", get(subjects::list))
         .route("/v1/suggestions", get(policies::suggestions))
         .route("/v1/traffic", get(traffic::list))
         .route("/openapi.json", get(async || openapi::answer()))

@@ -7,6 +7,7 @@ mod decisions;
 mod endpoints;
 mod explain;
 mod policies;
+mod subjects;
 mod traffic;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub(crate) use endpoints::namespace_of;
 pub use endpoints::{AdoptedConnection, Counts, EndpointStatus, Mode};
 pub use explain::{Explained, ExplainedBinding, Proposal};
 pub use policies::{PolicyStatus, RuleStatus, Suggested, Suggestion};
+pub use subjects::SubjectStatus;
 pub use traffic::TrafficStatus;
 
 /// One page of a list.

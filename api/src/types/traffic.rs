@@ -25,6 +25,10 @@ pub struct TrafficStatus {
     pub rules: Vec<RuleName>,
     /// Live connections, and flows of protocols without connections.
     pub flows: u64,
+    /// `TCP 443` and the like: where to, or, of connections from outside, which port of the peer; 64 at most, and none of
+    /// connections that do not say (TCP of cgroups).
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// Packets of both directions.
     pub packets: u64,
     /// Bytes of both directions, layer 3.
@@ -33,7 +37,7 @@ pub struct TrafficStatus {
 
 impl Item for TrafficStatus {
     const FIELDS: &'static [&'static str] =
-        &["endpoint", "destination", "reason", "rules", "flows", "packets", "bytes"];
+        &["endpoint", "destination", "reason", "rules", "flows", "ports", "packets", "bytes"];
     const COLUMNS: &'static [&'static str] =
         &["ENDPOINT", "DESTINATION", "REASON", "FLOWS", "PACKETS", "BYTES", "RULE"];
 

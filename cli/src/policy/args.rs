@@ -13,6 +13,7 @@ use crate::see::{args::Reach, output::Format};
 pub(crate) enum PolicyCommand {
     Check(Check),
     Test(Test),
+    Diff(Diff),
     Import(Import),
     Suggest(Suggest),
     Review(Review),
@@ -72,6 +73,48 @@ pub(crate) struct Test {
     /// Say every result, not only the failures
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  nameward policy diff --live policies/*.yaml           # what these files would cut and open, of what was seen
+  nameward policy diff --live next.yaml -n ci -o wide   # in one namespace
+  nameward policy diff --live next.yaml --delete ci/old # with a policy taken away
+
+A policy of the files takes the place of the one of its kind and name that is in force; the others stay. What was seen: names \
+that were asked for, live connections, and the latest decisions of this node. What nobody tried is not in it.
+
+  cut          it passes, and would be denied
+  opened       it is denied, and would pass
+  would-cut    it passes, and would be denied if the policies in Audit were enforced
+
+Exit status: 0 nothing that was seen changes; 1 something does; 125 when there is no answer.";
+
+/// Show what a change of policies would cut or open, of what was seen on this node
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_EXAMPLES)]
+pub(crate) struct Diff {
+    /// Files of EgressPolicy and ClusterEgressPolicy objects
+    #[arg(required_unless_present = "delete", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Compare with what is in force and was seen; there is nothing else to compare with yet
+    #[arg(long, required = true)]
+    pub(crate) live: bool,
+
+    /// Take a policy away that is in force
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub(crate) delete: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) filter: crate::see::args::EndpointFilter,
+
+    /// How it is shown
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) reach: Reach,
 }
 
 const IMPORT_EXAMPLES: &str = "\

@@ -3,6 +3,7 @@
 
 pub(crate) mod args;
 mod check;
+mod diff;
 mod import;
 mod lint;
 mod review;
@@ -24,6 +25,7 @@ pub(crate) fn policy(command: &PolicyCommand) -> Result<ExitCode> {
     match command {
         PolicyCommand::Check(arguments) => check::check(arguments),
         PolicyCommand::Test(arguments) => test::test(arguments),
+        PolicyCommand::Diff(arguments) => diff::diff(arguments),
         PolicyCommand::Import(arguments) => import::import(arguments),
         PolicyCommand::Suggest(arguments) => suggest::suggest(arguments),
         PolicyCommand::Review(arguments) => review::review(arguments),

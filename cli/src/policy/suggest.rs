@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use nameward_api::{
-    suggest::wildcards,
+    suggest::{read_port, wildcards},
     table::printable,
     types::{List, Suggestion},
 };
@@ -62,19 +62,6 @@ fn policy_of(suggestion: &Suggestion) -> String {
         );
     }
     text
-}
-
-/// `TCP 443` and the like.
-fn read_port(text: &str) -> Option<(u8, u16)> {
-    let (protocol, port) = text.split_once(' ').unwrap_or((text, "0"));
-    let protocol = match protocol {
-        "TCP" => 6,
-        "UDP" => 17,
-        "SCTP" => 132,
-        "ICMPEcho" => 1,
-        number => number.parse().ok()?,
-    };
-    Some((protocol, port.parse().ok()?))
 }
 
 /// A name that an object may have.

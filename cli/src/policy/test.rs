@@ -219,7 +219,7 @@ impl Assertion {
 }
 
 /// A policy without a namespace is one of `default`.
-fn in_namespace(policy: &Policy) -> Policy {
+pub(super) fn in_namespace(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     if let Policy::Namespaced(own) = &mut policy {
         own.metadata.namespace.get_or_insert_with(default_namespace);

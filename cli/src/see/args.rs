@@ -36,7 +36,7 @@ pub(crate) struct EndpointFilter {
 }
 
 impl EndpointFilter {
-    pub(super) fn query(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn query(&self) -> Vec<(&'static str, String)> {
         let all = [("endpoint", &self.endpoint), ("namespace", &self.namespace), ("pod", &self.pod)];
         all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }

@@ -57,6 +57,10 @@ pub struct StaticEndpoint {
     pub addresses: Vec<IpAddr>,
     /// Where it is attached; always there for [`Purpose::Enforce`].
     pub attachment: Option<StaticAttachment>,
+    /// Labels of its namespace.
+    pub namespace_labels: Labels,
+    /// The policies that select it.
+    pub selected_by: Vec<Policy>,
     /// Whether policies isolate it (R1, R6).
     pub isolation: Isolation,
     /// The rules of every policy that selects it.
@@ -162,8 +166,8 @@ fn default_namespace() -> String {
     "default".into()
 }
 
-/// An endpoint, the labels of its namespace, and where it stands.
-type Draft = (StaticEndpoint, Labels, Place);
+/// An endpoint, and where it stands.
+type Draft = (StaticEndpoint, Place);
 
 /// The endpoints in which the schema finds no mistake.
 fn endpoints(root: &Node, path: &Path, purpose: Purpose, reader: &mut Reader) -> Vec<Draft> {
@@ -232,10 +236,12 @@ fn draft(entry: Entry, place: Place) -> Draft {
         labels: entry.labels,
         addresses: entry.addresses,
         attachment: interface.or(entry.cgroup.map(StaticAttachment::Cgroup)),
+        namespace_labels,
+        selected_by: Vec::new(),
         isolation: Isolation::NotIsolated,
         rules: Vec::new(),
     };
-    (endpoint, namespace_labels, place)
+    (endpoint, place)
 }
 
 fn settings(root: &Node, path: &Path, reader: &mut Reader) -> Settings {
@@ -254,18 +260,19 @@ fn select(drafts: Vec<Draft>, path: &Path, reader: &mut Reader) -> Vec<StaticEnd
     let policies: Vec<Found> = std::mem::take(&mut reader.policies).into_iter().map(in_namespace).collect();
     let mut used = vec![false; policies.len()];
     let mut endpoints = Vec::with_capacity(drafts.len());
-    for (mut endpoint, namespace_labels, place) in drafts {
+    for (mut endpoint, place) in drafts {
         let workload = Workload {
             namespace: &endpoint.namespace,
-            namespace_labels: &namespace_labels,
+            namespace_labels: &endpoint.namespace_labels,
             labels: &endpoint.labels,
             exempt: false,
         };
         let selected: Vec<usize> =
             (0..policies.len()).filter(|at| policies[*at].policy.selects(&workload)).collect();
         selected.iter().for_each(|at| used[*at] = true);
-        endpoint.isolation = isolation(selected.iter().map(|at| &policies[*at].policy));
-        endpoint.rules = selected.iter().flat_map(|at| policies[*at].policy.to_rules().rules).collect();
+        endpoint.selected_by = selected.iter().map(|at| policies[*at].policy.clone()).collect();
+        endpoint.isolation = isolation(&endpoint.selected_by);
+        endpoint.rules = endpoint.selected_by.iter().flat_map(|policy| policy.to_rules().rules).collect();
         if selected.is_empty() {
             let message = format!("no policy selects the endpoint {}: it may do everything", endpoint.uid);
             reader.warn(path, place, "", message);

@@ -130,6 +130,7 @@ impl Enforcer {
             tracing::warn!(endpoint = uid, %error, "a file of names of a removed endpoint stays");
         }
         self.0.decisions.removed(uid);
+        self.0.subjects.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
         Ok(())
     }
 

@@ -3,14 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
 use nameward_api::{
     filter::BindingFilter,
-    types::{BindingStatus, Counts, EndpointStatus, LeaseStatus, Mode, RuleName, TrafficStatus},
+    suggest::port_text,
+    types::{
+        BindingStatus, Counts, EndpointStatus, LeaseStatus, Mode, RuleName, SubjectStatus, TrafficStatus,
+    },
 };
 use nameward_feed::proto::RefusedNames;
 use nameward_feed::sockets::DnsSocket;
@@ -22,7 +25,11 @@ use crate::{
     decisions::ip,
     feed_client::{Backend, BindingView, EndpointView},
     kernel::{Attachment, BootNanos, KernelStore},
+    policies::Subject,
 };
+
+/// Different ports of one destination that are told.
+const PORTS_TOLD: usize = 64;
 
 impl Enforcer {
     /// All endpoints by identifier, also those that are wanted and could not be attached yet.
@@ -123,23 +130,36 @@ impl Enforcer {
         let guarded = self.guarded(uid)?;
         let endpoint = guarded.lock();
         let mut all: BTreeMap<(String, &'static str), TrafficStatus> = BTreeMap::new();
+        let mut ports: BTreeMap<(String, &'static str), BTreeSet<(u8, u16)>> = BTreeMap::new();
         for (key, flow) in endpoint.store().flows()? {
             let names = endpoint.names_of_id(flow.admitted_id);
             let reason =
                 nameward_abi::Reason::from_number(flow.admitted_by).map_or("unknown", |reason| reason.word());
             let destination = destination(names, ip(key.remote));
+            if key.remote_port != [0, 0] || !matches!(key.protocol, 6 | 17 | 132) {
+                let ports = ports.entry((destination.clone(), reason)).or_default();
+                if ports.len() < PORTS_TOLD {
+                    ports.insert((key.protocol, u16::from_be_bytes(key.remote_port)));
+                }
+            }
             let one = all.entry((destination, reason)).or_insert_with_key(|(destination, _)| TrafficStatus {
                 endpoint: guarded.config.uid.clone(),
                 destination: destination.clone(),
                 reason: reason.into(),
                 rules: rules_of_all(endpoint.rules().map(|rules| &**rules), names),
                 flows: 0,
+                ports: Vec::new(),
                 packets: 0,
                 bytes: 0,
             });
             one.flows += 1;
             one.packets += flow.packets;
             one.bytes += flow.bytes;
+        }
+        for (key, ports) in ports {
+            if let Some(one) = all.get_mut(&key) {
+                one.ports = ports.into_iter().map(|(protocol, port)| port_text(protocol, port)).collect();
+            }
         }
         Ok(all.into_values().collect())
     }
@@ -153,6 +173,18 @@ impl Enforcer {
             Some(InForce { uid: guarded.config.uid.clone(), rules, asked: asked.collect() })
         };
         self.all().iter().filter_map(each).collect()
+    }
+
+    /// Keeps in mind what the rules of an endpoint are compiled from.
+    pub fn describe(&self, uid: &Arc<str>, subject: Arc<Subject>) {
+        let mut subjects = self.0.subjects.write().unwrap_or_else(PoisonError::into_inner);
+        subjects.insert(Arc::clone(uid), subject);
+    }
+
+    /// Endpoints as policies see them, by identifier.
+    pub fn subjects(&self) -> Vec<SubjectStatus> {
+        let subjects = self.0.subjects.read().unwrap_or_else(PoisonError::into_inner);
+        subjects.iter().map(|(uid, subject)| subject.status(uid)).collect()
     }
 
     /// Whether a deny of an endpoint's rules stands against a name, also where it is only audited.

@@ -16,7 +16,7 @@ use nameward_policy::{
     RuleMode, RuleSet, Settings,
 };
 
-use super::{Configured, PodFacts, PolicyFacts, snapshot::Snapshot};
+use super::{Configured, PodFacts, PolicyFacts, Subject, snapshot::Snapshot};
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,8 @@ pub struct Decided {
     pub settings: Arc<Settings>,
     /// The policies that select it.
     pub selected_by: Arc<BTreeSet<PolicyRef>>,
+    /// All that the rules are compiled from.
+    pub subject: Arc<Subject>,
     /// Whether it is observed without any policy (R11).
     pub is_observed: bool,
     /// Until when nothing of it is enforced (R13).
@@ -63,7 +65,7 @@ pub struct PolicyState {
 
 #[derive(Clone, Debug)]
 struct Known {
-    policy: Policy,
+    policy: Arc<Policy>,
     rules: Arc<[Rule]>,
 }
 
@@ -179,7 +181,7 @@ impl Index {
             return;
         }
         let converted = facts.policy.to_rules();
-        let known = Known { policy: facts.policy, rules: converted.rules.into() };
+        let known = Known { policy: Arc::new(facts.policy), rules: converted.rules.into() };
         let state = PolicyState {
             generation: facts.generation,
             problems: converted.problems,
@@ -275,7 +277,7 @@ impl Index {
         snapshot.namespaces =
             self.namespaces.iter().map(|(name, labels)| (name.clone(), labels.clone())).collect();
         for known in self.policies.values().filter_map(|state| state.known.as_ref()) {
-            match &known.policy {
+            match &*known.policy {
                 Policy::Namespaced(policy) => snapshot.policies.push(policy.clone()),
                 Policy::Cluster(policy) => snapshot.cluster_policies.push(policy.clone()),
             }
@@ -418,7 +420,7 @@ impl Index {
     ) -> Option<Decided> {
         let entry = self.pods.get(uid)?;
         let pod = &entry.facts;
-        self.namespaces.get(&pod.namespace)?;
+        let labels = self.namespaces.get(&pod.namespace)?;
         let settings = self.configured.settings_of(&pod.namespace);
         let suspended_until = self.configured.suspended_until(pod, &self.options.node, now);
         let source = Source {
@@ -434,14 +436,25 @@ impl Index {
             // The last good rules stay; a pod that has none may do nothing.
             Err(error) => (before.or_else(|| nothing(settings, cluster, now))?, Some(error)),
         };
-        let known = entry.selected_by.iter().filter_map(|policy| self.known(policy));
-        let turn = known.flat_map(|known| known.rules.iter()).filter_map(|rule| rule.next_change(now)).min();
+        let known = || entry.selected_by.iter().filter_map(|policy| self.known(policy));
+        let subject = Subject {
+            namespace: pod.namespace.to_string(),
+            labels: pod.labels.clone(),
+            namespace_labels: labels.clone(),
+            exempt: self.workload(pod, labels).exempt,
+            suspended: suspended_until.is_some(),
+            policies: known().map(|known| Arc::clone(&known.policy)).collect(),
+            cluster: cluster.clone(),
+        };
+        let turn =
+            known().flat_map(|known| known.rules.iter()).filter_map(|rule| rule.next_change(now)).min();
         Some(Decided {
             pod: Arc::clone(pod),
             next_change: turn.into_iter().chain(suspended_until).min(),
             rules,
             settings: Arc::clone(settings),
             selected_by: Arc::clone(&entry.selected_by),
+            subject: Arc::new(subject),
             is_observed: self.configured.is_observed(&pod.namespace),
             suspended_until,
             trouble,
@@ -459,7 +472,7 @@ impl Index {
         now: Timestamp,
     ) -> Result<Arc<RuleSet>, CompileError> {
         let known: Vec<&Known> = source.selected_by.iter().filter_map(|policy| self.known(policy)).collect();
-        let mut isolation = isolation(known.iter().map(|known| &known.policy));
+        let mut isolation = isolation(known.iter().map(|known| &*known.policy));
         let mut rules: Vec<Rule> = known.iter().flat_map(|known| known.rules.iter().cloned()).collect();
         if source.is_suspended {
             (isolation, rules) = suspended(isolation, rules);

@@ -14,8 +14,10 @@ mod configured;
 mod facts;
 mod index;
 pub mod snapshot;
+mod subject;
 pub mod watch;
 
 pub use configured::{Configured, Suspension};
 pub use facts::{Network, PodFacts, PolicyFacts};
 pub use index::{Decided, Index, IndexOptions, PolicyState};
+pub use subject::Subject;

@@ -416,7 +416,8 @@ impl Node {
             settings: (*decided.settings).clone(),
             allow_host: false,
         };
-        Some(WantedEndpoint { config, rules: Arc::clone(&decided.rules) })
+        let subject = Some(Arc::clone(&decided.subject));
+        Some(WantedEndpoint { config, rules: Arc::clone(&decided.rules), subject })
     }
 
     fn plan_look(&mut self, missing: usize) {

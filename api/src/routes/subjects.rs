@@ -1,0 +1,67 @@
+//! `/v1/subjects`: what policies look at, and the objects that select it.
+
+use axum::{
+    extract::{Query, State, rejection::QueryRejection},
+    http::HeaderMap,
+    response::Response,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{Site, answer::Wanted, query, reading};
+use crate::{
+    Problem,
+    filter::EndpointFilter,
+    page::{self, Page},
+    types::{List, SubjectStatus},
+};
+
+/// Which endpoints.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SubjectsQuery {
+    /// An endpoint's identifier or name.
+    endpoint: Option<String>,
+    /// Only those of a namespace.
+    namespace: Option<String>,
+    /// Only the workload of this name, in any namespace.
+    pod: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+    /// Only these fields of each item, with commas between.
+    fields: Option<String>,
+}
+
+/// Endpoints as policies see them, by identifier: labels, and the objects that rules are compiled from, also those in Audit
+/// mode and those without rules. For `nameward run`, which has no selectors, there are none.
+#[utoipa::path(get, path = "/v1/subjects", tag = "policies", params(SubjectsQuery), responses(
+    (status = 200, description = "A page; a table for `Accept: text/plain`", body = List<SubjectStatus>),
+    (status = 304, description = "As it was under the ETag in If-None-Match"),
+    (status = 400, description = "A parameter cannot be understood", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn list(
+    State(site): State<Site>,
+    asked: Result<Query<SubjectsQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    let page = Page::read(asked.limit, asked.cursor.as_deref(), 1)?;
+    let wanted = Wanted::read::<SubjectStatus>(asked.fields.as_deref(), &headers)?;
+    let filter = EndpointFilter { endpoint: asked.endpoint, namespace: asked.namespace, pod: asked.pod };
+    let named = site.source.endpoint_names();
+    let is_meant = |uid: &str| {
+        let name = named.iter().find(|(known, _)| **known == *uid).map_or(uid, |(_, name)| name.as_str());
+        filter.passes(uid, name)
+    };
+    let after = page.after.as_ref().and_then(|key| key.first());
+    let source = site.source.clone();
+    let mut items = reading(move || Ok(source.subjects())).await?;
+    items.retain(|one| after.is_none_or(|after| **after < *one.endpoint) && is_meant(&one.endpoint));
+    let next = (items.len() > page.limit).then(|| page::encode(&[&items[page.limit - 1].endpoint]));
+    items.truncate(page.limit);
+    wanted.answer(&site, items, next)
+}
