@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use nameward_api::serve::ApiPlace;
 
-use crate::{audit::AuditCommand, check, policy::args::PolicyCommand, rules, see};
+use crate::{audit::AuditCommand, break_glass, check, policy::args::PolicyCommand, rules, see};
 
 /// An egress firewall that knows names.
 #[derive(Debug, Parser)]
@@ -33,6 +33,7 @@ pub(crate) enum Command {
     /// Check, test, import, suggest and review policies
     #[command(subcommand)]
     Policy(PolicyCommand),
+    BreakGlass(break_glass::args::BreakGlass),
     /// Look after an audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -189,6 +190,7 @@ mod tests {
             "flush",
             "explain",
             "watch",
+            "break-glass",
             "policy check",
             "policy test",
             "policy diff",

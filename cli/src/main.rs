@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod break_glass;
 mod check;
 mod policy;
 mod report;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Traffic(arguments) => see::traffic(&arguments),
         Command::Policies(arguments) => see::policies(&arguments),
         Command::Policy(command) => policy::policy(&command),
+        Command::BreakGlass(arguments) => break_glass::break_glass(&arguments),
         Command::Audit(command) => audit::audit(&command),
         Command::Check(what) => check::run(&what),
         Command::Completions { shell } => texts::completions(shell),

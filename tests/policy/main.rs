@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod break_glass;
+
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
