@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nameward_api::serve::Bounds;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -138,6 +139,78 @@ async fn an_address_answers_to_the_token_alone() {
     }
     let said = get("/v1/bindings", format!("authorization: bearer {shown}\r\n")).await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
+
+// Issue 8: 10,000 connections
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_connections_are_refused_and_leave_nothing() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    // Both ends of each are in this process.
+    let many = usize::try_from(hard.saturating_sub(1_000)).unwrap_or(usize::MAX).min(10_000);
+    let served = Served::at_most(64);
+    let mut held = Vec::with_capacity(many);
+    for _ in 0..many {
+        held.push(served.connect().await);
+    }
+    let mut refused = 0;
+    for mut stream in held.drain(64..) {
+        let mut said = String::new();
+        let _hung_up = stream.read_to_string(&mut said).await;
+        refused += usize::from(said.starts_with("HTTP/1.1 429"));
+    }
+    assert_eq!(refused, many - 64);
+    drop(held);
+    let begun = std::time::Instant::now();
+    while served.get("/healthz", "").await.0 != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no connection is free again");
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 1_000, "{open} descriptors are open");
+}
+
+// Issue 8: slow clients
+#[tokio::test]
+async fn who_is_slow_is_let_go() {
+    let (head_time, write_time) = (Duration::from_millis(300), Duration::from_millis(500));
+    let served = Served::within(Bounds { connections: 3, head_time, write_time });
+    let ends = async |mut stream: tokio::net::UnixStream| {
+        let mut said = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await;
+        end.expect("it is let go").map(|_| ()).unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    // Half a head, one that trickles in, and none at all.
+    let mut half = served.connect().await;
+    half.write_all(b"GET /healthz HTTP/1.1\r\nhost:").await.unwrap();
+    let mut trickling = served.connect().await;
+    let trickle = async {
+        for octet in b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".iter().cycle().take(100_000) {
+            if trickling.write_all(&[*octet]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it is never let go");
+    };
+    let silent = served.connect().await;
+    let (said, (), nothing) = tokio::join!(ends(half), trickle, ends(silent));
+    assert!(!said.starts_with("HTTP/1.1 200") && nothing.is_empty(), "{said:?} {nothing:?}");
+    // A reader that takes nothing.
+    let mut lazy = served.connect().await;
+    lazy.write_all(b"GET /v1/decisions?follow=true HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut begun = [0; 12];
+    lazy.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let long = "x".repeat(200) + ".example";
+    let started = std::time::Instant::now();
+    while served.fixture.coming.receiver_count() > 0 {
+        (0..50).for_each(|_| served.fixture.deny("ci/0", Some(&long)));
+        assert!(started.elapsed() < Duration::from_secs(10), "it is never let go");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(served.get("/healthz", "").await.0, 200);
 }
 
 // Issue 8: what changes something is for root, over a unix socket, and only where it is meant to be

@@ -14,7 +14,7 @@ use nameward_api::{
     Changes, Flush, Followed, Site, Source, SourceError,
     filter::BindingFilter,
     router,
-    serve::{ApiListener, ApiPlace, serve, serve_at_most},
+    serve::{ApiListener, ApiPlace, Bounds, serve, serve_within},
     types::{
         BindingStatus, Decision, Direction, EndpointStatus, Explained, FlushedBinding, LeaseStatus, Mode,
         PolicyStatus, RuleName, RuleStatus, SubjectStatus, TrafficStatus, Verdict,
@@ -298,13 +298,17 @@ impl Served {
 
     /// With so many connections at a time.
     pub(crate) fn at_most(connections: usize) -> Self {
+        Self::within(Bounds { connections, ..Bounds::default() })
+    }
+
+    pub(crate) fn within(bounds: Bounds) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("nwt{}-http-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let fixture = Fixture::new();
         let listener = ApiPlace::Unix(folder.join("api")).listen(None).unwrap();
-        let serving = tokio::spawn(serve_at_most(connections, router(Self::site(&fixture)), listener));
+        let serving = tokio::spawn(serve_within(bounds, router(Self::site(&fixture)), listener));
         Self { fixture, folder, serving }
     }
 

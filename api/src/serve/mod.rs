@@ -30,9 +30,9 @@ use crate::{Site, router};
 const CONNECTIONS: usize = 2_048;
 /// Connections at a time in any case.
 const FEWEST: usize = 64;
-/// A head is complete within this time; an idle connection ends after it.
+/// See [`Bounds::head_time`].
 const HEAD_TIME: Duration = Duration::from_secs(15);
-/// A reader takes something within this time.
+/// See [`Bounds::write_time`].
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// What a connection may buffer.
 const BUFFER: usize = 32_768;
@@ -59,19 +59,35 @@ pub async fn serve(site: Site, listener: ApiListener) -> io::Result<()> {
 /// # Errors
 /// When connections cannot be accepted any more.
 pub async fn serve_routes(routes: Router, listener: ApiListener) -> io::Result<()> {
-    serve_at_most(connections(), routes, listener).await
+    serve_within(Bounds::default(), routes, listener).await
 }
 
-/// Serves so many connections at a time.
+/// What strangers can cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at a time.
+    pub connections: usize,
+    /// A head is complete within this time; an idle connection ends after it.
+    pub head_time: Duration,
+    /// A reader takes something within this time.
+    pub write_time: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: connections(), head_time: HEAD_TIME, write_time: WRITE_TIME }
+    }
+}
+
+/// Serves within bounds.
 ///
 /// # Errors
 /// When connections cannot be accepted any more.
-pub async fn serve_at_most(connections: usize, routes: Router, listener: ApiListener) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(connections));
+pub async fn serve_within(bounds: Bounds, routes: Router, listener: ApiListener) -> io::Result<()> {
     match listener {
-        ApiListener::Unix(listener) => accept(&routes, &UnixListener::from_std(listener)?, &room).await,
+        ApiListener::Unix(listener) => accept(&routes, &UnixListener::from_std(listener)?, bounds).await,
         ApiListener::Address(listener, token) => {
-            accept(&token::guard(routes, token), &TcpListener::from_std(listener)?, &room).await
+            accept(&token::guard(routes, token), &TcpListener::from_std(listener)?, bounds).await
         }
     }
 }
@@ -124,7 +140,8 @@ impl Accept for TcpListener {
     }
 }
 
-async fn accept<L: Accept>(routes: &Router, listener: &L, room: &Arc<Semaphore>) -> io::Result<()> {
+async fn accept<L: Accept>(routes: &Router, listener: &L, bounds: Bounds) -> io::Result<()> {
+    let room = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let (stream, caller) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -134,11 +151,11 @@ async fn accept<L: Accept>(routes: &Router, listener: &L, room: &Arc<Semaphore>)
                 continue;
             }
         };
-        match Arc::clone(room).try_acquire_owned() {
+        match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => {
                 let routes = routes.clone();
                 tokio::spawn(async move {
-                    converse(routes, stream, caller).await;
+                    converse(routes, stream, caller, bounds).await;
                     drop(permit);
                 });
             }
@@ -158,12 +175,12 @@ async fn refuse<S: AsyncWrite + Unpin>(mut stream: S) {
     }
 }
 
-async fn converse<S>(routes: Router, stream: S, caller: Caller)
+async fn converse<S>(routes: Router, stream: S, caller: Caller, bounds: Bounds)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIME));
+    stream.set_write_timeout(Some(bounds.write_time));
     let stream = TokioIo::new(Box::pin(stream));
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let routes = routes.clone();
@@ -174,7 +191,7 @@ where
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.head_time).max_buf_size(BUFFER);
     if let Err(error) = http.serve_connection(stream, answer).await {
         tracing::debug!(%error, "a conversation over the API broke off");
     }
