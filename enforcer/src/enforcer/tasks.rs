@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use nameward_abi::Event;
@@ -46,7 +46,7 @@ const PLACES_EVERY: Duration = Duration::from_millis(100);
 /// Messages about interfaces that are looked at together.
 const LINK_MESSAGES: usize = 1_024;
 /// How long an endpoint of a pod may outlive its interface before that is told as a fault.
-const END_OF_POD: Duration = Duration::from_secs(10);
+const END_OF_POD: Duration = Duration::from_secs(60);
 
 /// The answer path of an enforcer: itself, and whether somebody says that a resolver is there.
 struct Path<F> {
@@ -111,7 +111,18 @@ impl Enforcer {
     async fn watch_links(&self) -> io::Result<()> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        let connection = tokio::spawn(connection);
+        // One task for both: at the end of the process none of them sees the other gone, which would be told as a fault.
+        tokio::select! {
+            () = connection => {}
+            followed = self.follow_links(messages) => followed?,
+        }
+        Err(io::Error::other("the kernel's socket was closed"))
+    }
+
+    async fn follow_links<A>(
+        &self,
+        messages: impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, A)> + Unpin,
+    ) -> io::Result<()> {
         // A pod that comes is a dozen messages: a look at every endpoint for each of them would take longer than the burst.
         let mut messages = messages.ready_chunks(LINK_MESSAGES);
         // What has changed since this process read them nobody tells.
@@ -131,8 +142,7 @@ impl Enforcer {
                 self.keep_place(guarded);
             }
         }
-        connection.abort();
-        Err(io::Error::other("the kernel's socket was closed"))
+        Ok(())
     }
 
     fn note_own_addresses(&self) -> io::Result<()> {
