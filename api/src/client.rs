@@ -144,8 +144,7 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, ClientError> {
-        let body = self.bytes(path, query).await?;
-        serde_json::from_slice(&body).map_err(|error| self.strange(&error.to_string()))
+        self.read(&self.bytes(path, query).await?)
     }
 
     /// One answer as it is.
@@ -153,11 +152,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn bytes(&self, path: &str, query: &[(&str, String)]) -> Result<Bytes, ClientError> {
-        let whole = async {
-            let response = self.send(path, query, "application/json", None).await?;
-            self.whole(response).await
-        };
-        tokio::time::timeout(PATIENCE, whole).await.map_err(|_| ClientError::Slow(self.place.clone()))?
+        self.body(Request::get(address(path, query))).await
     }
 
     /// Follows decisions.
@@ -165,8 +160,12 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn follow(&self, query: &[(&str, String)], last: Option<&str>) -> Result<Events, ClientError> {
-        let begin = self.send("/v1/decisions", query, "text/event-stream", last);
-        let response = tokio::time::timeout(PATIENCE, begin).await;
+        let request = Request::get(address("/v1/decisions", query));
+        let mut request = request.header(header::ACCEPT, "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = tokio::time::timeout(PATIENCE, self.ask(request)).await;
         let response = response.map_err(|_| ClientError::Slow(self.place.clone()))??;
         Ok(Events { body: response.into_body(), parser: Parser::default(), place: self.place.clone() })
     }
@@ -180,28 +179,20 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, ClientError> {
-        let whole = async {
-            let request = Request::delete(address(path, query)).header(header::ACCEPT, "application/json");
-            let response = self.ask(request).await?;
-            self.whole(response).await
-        };
-        let body = tokio::time::timeout(PATIENCE, whole).await;
-        let body = body.map_err(|_| ClientError::Slow(self.place.clone()))??;
-        serde_json::from_slice(&body).map_err(|error| self.strange(&error.to_string()))
+        self.read(&self.body(Request::delete(address(path, query))).await?)
     }
 
-    async fn send(
-        &self,
-        path: &str,
-        query: &[(&str, String)],
-        accept: &str,
-        last: Option<&str>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::get(address(path, query)).header(header::ACCEPT, accept);
-        if let Some(last) = last {
-            request = request.header("last-event-id", last);
-        }
-        self.ask(request).await
+    /// Asks for JSON, and waits for the whole of it.
+    async fn body(&self, request: request::Builder) -> Result<Bytes, ClientError> {
+        let whole = async {
+            let response = self.ask(request.header(header::ACCEPT, "application/json")).await?;
+            self.whole(response).await
+        };
+        tokio::time::timeout(PATIENCE, whole).await.map_err(|_| ClientError::Slow(self.place.clone()))?
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.strange(&error.to_string()))
     }
 
     async fn ask(&self, mut request: request::Builder) -> Result<Response<Incoming>, ClientError> {

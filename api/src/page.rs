@@ -37,10 +37,22 @@ impl Page {
             cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| decode(cursor, parts)).transpose()?;
         Ok(Self { limit, after })
     }
+
+    /// Leaves the items of this page, of a list that may go on behind them, and returns the cursor of the next page.
+    pub fn cut<T, const N: usize>(
+        &self,
+        items: &mut Vec<T>,
+        key: impl Fn(&T) -> [String; N],
+    ) -> Option<String> {
+        let next = (items.len() > self.limit)
+            .then(|| encode(&key(&items[self.limit - 1]).each_ref().map(String::as_str)));
+        items.truncate(self.limit);
+        next
+    }
 }
 
 /// The cursor behind an item.
-pub fn encode(key: &[&str]) -> String {
+fn encode(key: &[&str]) -> String {
     let text = [&[FORM], key].concat().join("\0");
     URL_SAFE_NO_PAD.encode(text)
 }

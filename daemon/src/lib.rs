@@ -1,9 +1,10 @@
 //! What our long-running processes have in common: the log, the signals that end them, the word to a supervisor,
-//! tasks of which none may end unseen, the form of metrics, the audit log. It knows nothing of what they do.
+//! tasks of which none may end unseen, the form of metrics, the audit log, the clock. It knows nothing of what they do.
 //!
-//! Used by `nameward-resolver` and `nameward-enforcer`.
+//! Used by `nameward-resolver`, `nameward-enforcer` and `nameward run`.
 
 pub mod audit;
+pub mod clock;
 pub mod log;
 pub mod metrics;
 mod signals;

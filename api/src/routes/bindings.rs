@@ -12,7 +12,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem, Source, SourceError,
     filter::{self, BindingFilter, EndpointFilter},
-    page::{self, Page},
+    page::Page,
     types::{BindingStatus, List},
 };
 
@@ -106,10 +106,6 @@ pub(super) fn collect(
             break;
         }
     }
-    let next = (items.len() > page.limit).then(|| {
-        let last = &items[page.limit - 1];
-        page::encode(&[&last.endpoint, &last.name])
-    });
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, |one| [one.endpoint.to_string(), one.name.clone()]);
     Ok((items, next))
 }

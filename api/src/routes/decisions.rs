@@ -14,7 +14,7 @@ use super::{Site, answer::Wanted, query};
 use crate::{
     LastSeen, Problem,
     filter::{self, DecisionFilter, EndpointFilter},
-    page::{self, Page},
+    page::Page,
     source::Followed,
     stream,
     types::{Decision, List},
@@ -105,9 +105,7 @@ fn collect(
     let older = |one: &&Arc<Followed>| before.is_none_or(|before| one.sequence < before);
     let wanted = kept.iter().rev().filter(older).filter(|one| filter.passes(one));
     let mut items: Vec<Decision> = wanted.take(page.limit + 1).map(|one| Decision::clone(one)).collect();
-    let next =
-        (items.len() > page.limit).then(|| page::encode(&[&items[page.limit - 1].sequence.to_string()]));
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, |one| [one.sequence.to_string()]);
     Ok((items, next))
 }
 

@@ -13,7 +13,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem,
     filter::EndpointFilter,
-    page::{self, Page},
+    page::Page,
     types::{EndpointStatus, List},
 };
 
@@ -56,8 +56,7 @@ pub(crate) async fn list(
     let mut items = reading(move || source.endpoints()).await?;
     let after = page.after.as_ref().and_then(|key| key.first());
     items.retain(|one| filter.passes_status(one) && after.is_none_or(|after| **after < *one.uid));
-    let next = (items.len() > page.limit).then(|| page::encode(&[&items[page.limit - 1].uid]));
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, |one| [one.uid.to_string()]);
     wanted.answer(&site, items, next)
 }
 

@@ -13,7 +13,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem,
     filter::{DecisionFilter, EndpointFilter, is_policy_named, time},
-    page::{self, Page},
+    page::Page,
     suggest::suggest,
     types::{List, PolicyStatus, Suggestion},
 };
@@ -60,11 +60,7 @@ pub(crate) async fn list(
             && asked.endpoint.as_ref().is_none_or(|wanted| one.endpoints.contains(wanted))
             && page.after.as_deref().is_none_or(|after| after < &key(one)[..])
     });
-    let next = (items.len() > page.limit).then(|| {
-        let key = key(&items[page.limit - 1]);
-        page::encode(&key.iter().map(String::as_str).collect::<Vec<_>>())
-    });
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, key);
     wanted.answer(&site, items, next)
 }
 

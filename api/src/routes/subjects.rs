@@ -1,5 +1,7 @@
 //! `/v1/subjects`: what policies look at, and the objects that select it.
 
+use std::{collections::HashMap, sync::Arc};
+
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::HeaderMap,
@@ -12,7 +14,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem,
     filter::EndpointFilter,
-    page::{self, Page},
+    page::Page,
     types::{List, SubjectStatus},
 };
 
@@ -52,16 +54,12 @@ pub(crate) async fn list(
     let page = Page::read(asked.limit, asked.cursor.as_deref(), 1)?;
     let wanted = Wanted::read::<SubjectStatus>(asked.fields.as_deref(), &headers)?;
     let filter = EndpointFilter { endpoint: asked.endpoint, namespace: asked.namespace, pod: asked.pod };
-    let named = site.source.endpoint_names();
-    let is_meant = |uid: &str| {
-        let name = named.iter().find(|(known, _)| **known == *uid).map_or(uid, |(_, name)| name.as_str());
-        filter.passes(uid, name)
-    };
-    let after = page.after.as_ref().and_then(|key| key.first());
     let source = site.source.clone();
-    let mut items = reading(move || Ok(source.subjects())).await?;
+    let (mut items, named) = reading(move || Ok((source.subjects(), source.endpoint_names()))).await?;
+    let named: HashMap<Arc<str>, String> = named.into_iter().collect();
+    let is_meant = |uid: &Arc<str>| filter.passes(uid, named.get(uid).map_or(uid, String::as_str));
+    let after = page.after.as_ref().and_then(|key| key.first());
     items.retain(|one| after.is_none_or(|after| **after < *one.endpoint) && is_meant(&one.endpoint));
-    let next = (items.len() > page.limit).then(|| page::encode(&[&items[page.limit - 1].endpoint]));
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, |one| [one.endpoint.to_string()]);
     wanted.answer(&site, items, next)
 }

@@ -12,7 +12,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem, SourceError,
     filter::EndpointFilter,
-    page::{self, Page},
+    page::Page,
     types::{List, TrafficStatus},
 };
 
@@ -67,11 +67,7 @@ pub(crate) async fn list(
     })
     .await?;
     items.retain(|one| page.after.as_deref().is_none_or(|after| after < &key(one)[..]));
-    let next = (items.len() > page.limit).then(|| {
-        let key = key(&items[page.limit - 1]);
-        page::encode(&key.iter().map(String::as_str).collect::<Vec<_>>())
-    });
-    items.truncate(page.limit);
+    let next = page.cut(&mut items, key);
     wanted.answer(&site, items, next)
 }
 

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use nameward_api::serve::ApiListener;
+use nameward_daemon::clock;
 use nameward_enforcer::kernel::{self, Attachment, HostOptions};
 use nameward_enforcer::{EndpointConfig, Enforcer, EnforcerOptions, api, decisions};
 use nameward_policy::{ClusterRanges, Inbound, Isolation, RuleSet, Settings};
@@ -36,9 +37,6 @@ use crate::rules::Rules;
 const SANDBOX: &str = "sandbox";
 /// When nothing has been told for this long after the last process has ended, nothing more is.
 const SILENCE: Duration = Duration::from_millis(20);
-
-/// The clock may be set while we sleep.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// What a fence needs to know.
 pub(crate) struct FenceOptions<'a> {
@@ -197,22 +195,13 @@ impl Compiler {
         loop {
             tokio::select! {
                 changed = own_addresses.changed() => changed?,
-                () = until(next_change) => {}
+                () = clock::until(next_change) => {}
             }
             let compiled = self.compile(&own_addresses.borrow_and_update())?;
             next_change = compiled.next_change;
             endpoints.revoke(SANDBOX, enforcer.next_generation(SANDBOX)?);
             put_into_force(enforcer, endpoints, compiled)?;
         }
-    }
-}
-
-/// Waits for a time of the wall clock, which may be set meanwhile. None: for ever.
-async fn until(at: Option<Timestamp>) {
-    let Some(at) = at else { return std::future::pending().await };
-    while Timestamp::now() < at {
-        let left = Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default();
-        tokio::time::sleep(left.clamp(Duration::from_millis(1), LOOK_AT_CLOCK)).await;
     }
 }
 

@@ -1,11 +1,10 @@
 //! Follows what decides about endpoints: the file (SIGHUP), the clock (R7), interfaces that come, addresses of the host
 //! (A3), failures that are tried again. A file with a mistake changes nothing.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use nameward_daemon::clock;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -17,9 +16,6 @@ use crate::{
     config::{Config, ConfigError},
     guardian::Guardian,
 };
-
-/// The clock may be set while we sleep.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// What is wanted, and who makes it so.
 pub(super) struct Follower {
@@ -63,11 +59,7 @@ impl Follower {
                     // What fails again is in the endpoint's status and in the log.
                     drop(self.guardian.retry(Instant::now()).await);
                 }
-                () = until_time(self.next_change) => {
-                    if self.next_change.is_some_and(|at| at <= Timestamp::now()) {
-                        self.put_into_force().await;
-                    }
-                }
+                () = clock::until(self.next_change) => self.put_into_force().await,
             }
         }
     }
@@ -118,16 +110,5 @@ pub(super) async fn until_instant(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-pub(super) async fn until_time(at: Option<Timestamp>) {
-    match at {
-        None => std::future::pending().await,
-        Some(at) => {
-            let left = Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default();
-            // A little later than the second itself, so that the rule has changed when it is judged.
-            tokio::time::sleep((left + Duration::from_millis(1)).min(LOOK_AT_CLOCK)).await;
-        }
     }
 }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use nameward_crds::{EgressNodeSpec, ServiceName};
+use nameward_daemon::clock;
 use nameward_policy::PolicyKind;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -22,10 +23,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    finding,
-    follow::{until_instant, until_time},
-};
+use super::{finding, follow::until_instant};
 use crate::{
     EndpointConfig, Enforcer,
     config::Config,
@@ -193,11 +191,7 @@ impl Node {
                     drop(self.parts.guardian.retry(Instant::now()).await);
                     self.end_round();
                 }
-                () = until_time(self.next_change) => {
-                    if self.next_change.is_some_and(|at| at <= Timestamp::now()) {
-                        self.round().await;
-                    }
-                }
+                () = clock::until(self.next_change) => self.round().await,
                 () = until_instant(self.keep_at) => self.keep().await,
             }
         }

@@ -1,18 +1,16 @@
 //! Endpoints of a file (S1, S2), for serving without an enforcer: read whole, in force at once, read again on
 //! SIGHUP and when the clock ends or begins a rule (R7). A file with a mistake changes nothing.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nameward_crds::static_config::{self, Purpose, StaticConfig, StaticEndpoint};
+use nameward_daemon::clock;
 use nameward_policy::{ClusterRanges, RuleSet};
 use tokio::signal::unix::Signal;
 
 use crate::endpoints::{EndpointView, Endpoints, Identity};
-
-/// The clock may be set while we sleep.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 /// The file, what it said last, and where it is in force.
 #[derive(Debug)]
@@ -41,7 +39,7 @@ impl StaticEndpoints {
                     next.context("no more signals arrive")?;
                     self.reload();
                 }
-                () = until(self.next_change) => self.follow_clock(),
+                () = clock::until(self.next_change) => self.follow_clock(),
             }
         }
     }
@@ -66,9 +64,7 @@ impl StaticEndpoints {
     }
 
     fn follow_clock(&mut self) {
-        if self.next_change.is_some_and(|at| at <= Timestamp::now())
-            && let Err(error) = self.put_into_force()
-        {
+        if let Err(error) = self.put_into_force() {
             self.next_change = None;
             tracing::error!(%error, "rules that ended or began by the clock cannot be put into force");
         }
@@ -116,17 +112,5 @@ fn view(endpoint: &StaticEndpoint, rules: &RuleSet, generation: u32) -> Endpoint
         generation,
         rules: Arc::clone(&rules.dns),
         identity: endpoint.addresses.iter().copied().map(Identity::Source).collect(),
-    }
-}
-
-async fn until(change: Option<Timestamp>) {
-    match change {
-        None => std::future::pending().await,
-        Some(at) => {
-            let left = Timestamp::now().duration_until(at);
-            let left = Duration::try_from(left).unwrap_or_default();
-            // A little later than the second itself, so that the rule has changed when it is judged.
-            tokio::time::sleep((left + Duration::from_millis(1)).min(LOOK_AT_CLOCK)).await;
-        }
     }
 }
