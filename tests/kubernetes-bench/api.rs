@@ -73,7 +73,7 @@ impl<'a> Api<'a> {
         let file = self.cluster.kubeconfig().with_file_name("requests");
         fs::write(&file, configuration)?;
         let mut command: Command = self.cluster.control().command("curl");
-        command.args(["--parallel", "--parallel-max", PARALLEL, "--config"]).arg(file);
+        command.args(["--no-progress-meter", "--parallel", "--parallel-max", PARALLEL, "--config"]).arg(file);
         let output = output_within(&mut command, LIMIT)?;
         let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).trim().to_owned();
         ensure!(output.status.success(), "the API server refuses: {said}");

@@ -23,10 +23,15 @@ impl Figures {
         self.0.push(json!({"name": name, "value": value, "unit": unit, "bar": bar, "pass": pass}));
     }
 
-    /// Writes the file.
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+    /// Writes the file; with `keeps_others`, what it has of other figures stays: parts may be measured one at a time.
+    pub(crate) fn write(&self, file: &Path, keeps_others: bool) -> Result<()> {
         fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-        Ok(fs::write(file, serde_json::to_string_pretty(&self.0)?)?)
+        let before = fs::read(file).ok().filter(|_| keeps_others);
+        let mut all: Vec<Value> =
+            before.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        all.retain(|known| self.0.iter().all(|figure| figure["name"] != known["name"]));
+        all.extend(self.0.iter().cloned());
+        Ok(fs::write(file, serde_json::to_string_pretty(&all)?)?)
     }
 
     /// Whether no bar is missed.
@@ -45,4 +50,8 @@ pub(crate) fn percentile(values: &[f64], part: f64) -> f64 {
 
 pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
+}
+
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }

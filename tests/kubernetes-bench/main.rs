@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! policies  from writing a policy to its being enforced in all of 100 pods of a node
-//! starts    from making a pod to its first packet's arrival, with and without the CNI plugin in turns; a burst of pods
-//! objects   memory, time of an update of the index, time from start to synced, with many objects and no real pod
+//! starts    from making a pod to its first packet's arrival, with and without the CNI plugin in turns
+//! bursts    the same of many pods at once
+//! objects   memory, time of an update of the index, time from start to synced, with many objects; the pods of the node
+//!           have interfaces and fences, and nothing runs in them
 //! ```
 
 mod api;
@@ -13,17 +15,17 @@ mod objects;
 mod policies;
 mod starts;
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, thread};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use nameward_test_support::{
     SmallInternet,
-    cluster::{Cluster, ClusterOptions, Kind},
+    cluster::{self, Cluster, ClusterOptions, Kind},
     privileged,
 };
 
-use crate::figures::Figures;
+use crate::{figures::Figures, starts::Starts};
 
 /// Measures Nameward on a node of Kubernetes; all parts, one after the other, unless some are named.
 #[derive(Debug, Parser)]
@@ -39,6 +41,7 @@ struct Options {
 enum Part {
     Policies,
     Starts,
+    Bursts,
     Objects,
 }
 
@@ -57,30 +60,51 @@ fn measure(options: &Options) -> Result<bool> {
     ensure!(privileged(), "this needs root");
     let is_meant = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
     let mut figures = Figures::default();
-    if is_meant(Part::Policies) || is_meant(Part::Starts) {
+    if [Part::Policies, Part::Starts, Part::Bursts].into_iter().any(is_meant) {
         let internet = SmallInternet::new()?;
         let cluster = up(Kind::Whole, &internet)?;
-        if is_meant(Part::Starts) {
-            starts::measure(&cluster, &internet, options.quick, &mut figures)?;
+        if is_meant(Part::Starts) || is_meant(Part::Bursts) {
+            let pods = Starts::new(&cluster.0, &internet)?;
+            if is_meant(Part::Starts) {
+                pods.measure(options.quick, &mut figures)?;
+            }
+            if is_meant(Part::Bursts) {
+                pods.measure_bursts(options.quick, &mut figures)?;
+            }
+            pods.end()?;
         }
         if is_meant(Part::Policies) {
-            policies::measure(&cluster, options.quick, &mut figures)?;
+            policies::measure(&cluster.0, options.quick, &mut figures)?;
         }
-        cluster.down()?;
     }
     if is_meant(Part::Objects) {
         objects::measure_index(options.quick, &mut figures)?;
         let internet = SmallInternet::new()?;
         let cluster = up(Kind::Api, &internet)?;
-        objects::measure(&cluster, options.quick, &mut figures)?;
-        cluster.down()?;
+        objects::measure(&cluster.0, options.quick, &mut figures)?;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    figures.write(&root.join("target/bench/kubernetes.json"))?;
+    figures.write(&root.join("target/bench/kubernetes.json"), !options.parts.is_empty())?;
     Ok(figures.pass())
 }
 
-fn up(kind: Kind, internet: &SmallInternet) -> Result<Cluster> {
+/// A cluster that goes with this, also where measuring it fails.
+struct Own(Cluster);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.0.logs(15));
+        }
+        if let Err(error) = cluster::remove(self.0.name()) {
+            eprintln!("the cluster is left: {error:#}; `cargo xtask clean-up` removes it");
+        }
+    }
+}
+
+fn up(kind: Kind, internet: &SmallInternet) -> Result<Own> {
     let name = format!("nwt{}", std::process::id());
-    Cluster::up(&ClusterOptions { kind, name, nodes: 1, dns: internet.dns() }, Some(internet))
+    let options = ClusterOptions { kind, name: name.clone(), nodes: 1, dns: internet.dns() };
+    // What was started of one that does not come up has nobody else who ends it.
+    Cluster::up(&options, Some(internet)).map(Own).inspect_err(|_| drop(cluster::remove(&name)))
 }

@@ -1,18 +1,21 @@
-//! What many objects cost: 250 pods on the node, 1,000 policies, 10,000 pods in the cluster. None of the pods is real.
+//! What many objects cost: 250 pods on the node, 1,000 policies, 10,000 pods in the cluster. In none of the pods anything
+//! runs; those of the node have an interface, which the CNI plugin names, and are guarded.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use nameward_crds::{EgressPolicy, Labels, Policy};
 use nameward_enforcer::policies::{Index, IndexOptions, Network, PodFacts, PolicyFacts};
 use nameward_policy::Settings;
 use nameward_test_support::{
     cluster::{Cluster, Node, Part},
-    wait_until,
+    program, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -26,6 +29,9 @@ const UPDATE_BAR_MS: f64 = 5.0;
 const SYNCED_BAR_S: f64 = 10.0;
 const MEMORY_BAR_MB: f64 = 150.0;
 const LIMIT: Duration = Duration::from_secs(120);
+/// Words: a namespace that is made, the interface of the node that leads into it, the address inside.
+const INTERFACE: &str = r#"ip netns add "$0" && ip link add "$1" type veth peer name eth0 netns "$0" &&
+    ip -n "$0" addr add "$2/32" dev eth0 && ip -n "$0" link set eth0 up && ip link set "$1" up"#;
 /// What the enforcer says when it has heard of everything.
 const SYNCED: &str = "all that the API server has is known";
 
@@ -132,14 +138,16 @@ pub(crate) fn measure(cluster: &Cluster, quick: bool, figures: &mut Figures) -> 
     println!("-- objects: {on_node} pods on the node, {policies} policies, {pods} pods in the cluster");
     make(&Api::new(cluster)?, &numbers)?;
     let node = cluster.nodes().first().context("there is a node")?;
+    guard(cluster, node)?;
+    wait_until("all pods of the node have rules", LIMIT, || (guarded(node).ok()? == on_node).then_some(()));
     let mut times = Vec::new();
     for _ in 0..5 {
         times.push(restart(node)?);
+        let guarded = guarded(node)?;
+        ensure!(guarded == on_node, "{guarded} of {on_node} pods are guarded after a restart");
     }
     figures.at_most("start to synced, median of 5", "s", median(&times), SYNCED_BAR_S);
-    let status = node
-        .machine()
-        .output("sh", &["-c", r#"cat "/proc/$(cat /run/processes/nameward-enforcer)/status""#])?;
+    let status = inside(node, r#"cat "/proc/$(cat /run/processes/nameward-enforcer)/status""#)?;
     let megabytes = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kilobytes = line.and_then(|rest| rest.split_whitespace().nth(1)?.parse::<f64>().ok());
@@ -148,6 +156,62 @@ pub(crate) fn measure(cluster: &Cluster, quick: bool, figures: &mut Figures) -> 
     figures.at_most("memory of the enforcer (VmRSS)", "MB", megabytes("VmRSS"), MEMORY_BAR_MB);
     figures.plain("memory of the enforcer, at most so far (VmHWM)", "MB", megabytes("VmHWM"));
     figures.plain("memory of the enforcer, without files (RssAnon)", "MB", megabytes("RssAnon"));
+    let maps = maps(node)?;
+    ensure!(maps.len() >= on_node, "the enforcer holds only {} maps", maps.len());
+    figures.plain("memory of maps, in the kernel", "MB", maps.values().sum::<f64>() / 1e6);
+    Ok(())
+}
+
+/// Octets that the kernel charges for each map that the enforcer holds, by the map's number.
+fn maps(node: &Node) -> Result<BTreeMap<String, f64>> {
+    // Some are closed while they are read.
+    let text =
+        inside(node, r#"cat "/proc/$(cat /run/processes/nameward-enforcer)/fdinfo/"* 2> /dev/null || true"#)?;
+    let (mut maps, mut charged) = (BTreeMap::new(), 0.0);
+    for (field, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        match field {
+            "memlock" => charged = value.trim().parse().unwrap_or(0.0),
+            "map_id" => drop(maps.insert(value.trim().to_owned(), charged)),
+            _ => {}
+        }
+    }
+    Ok(maps)
+}
+
+fn inside(node: &Node, script: &str) -> Result<String> {
+    node.machine().output("sh", &["-c", script])
+}
+
+/// Pods of the node that have rules.
+fn guarded(node: &Node) -> Result<usize> {
+    let all = node.rest("/v1/endpoints?limit=1000")?;
+    let all = all["items"].as_array().context("a list")?.iter();
+    Ok(all.filter(|one| one["generation"].as_u64() > Some(0)).count())
+}
+
+/// Gives the pods of the node interfaces, and names them to the enforcer as a container runtime does.
+fn guard(cluster: &Cluster, node: &Node) -> Result<()> {
+    let path =
+        r#"jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name} {.metadata.uid}{"\n"}{end}"#;
+    let meant = format!("spec.nodeName={}", node.name());
+    let pods = cluster.kubectl(&["get", "pods", "-A", "--field-selector", &meant, "-o", path])?;
+    let plugin = program("nameward-cni")?;
+    for (number, pod) in pods.lines().enumerate() {
+        let words: Vec<&str> = pod.split(' ').collect();
+        let &[namespace, name, uid] = words.as_slice() else { continue };
+        let (interface, address) = (format!("v{number}"), format!("10.244.1.{}", number + 2));
+        node.machine().output("sh", &["-c", INTERFACE, name, &interface, &address])?;
+        let result = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": interface}, {"name": "eth0", "sandbox": Path::new("/run/netns").join(name)}],
+            "ips": [{"address": format!("{address}/32"), "interface": 1}],
+        });
+        let configuration =
+            json!({"cniVersion": "1.0.0", "name": "pods", "type": "nameward-cni", "prevResult": result});
+        let arguments =
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+        node.call_plugin(&plugin, "ADD", name, &arguments, &configuration)?;
+    }
     Ok(())
 }
 
