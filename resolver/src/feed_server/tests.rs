@@ -7,13 +7,13 @@ use std::{
     net::{IpAddr, UdpSocket},
     os::unix::net::UnixStream,
     path::PathBuf,
-    sync::{Mutex, atomic::AtomicU32, atomic::Ordering},
+    sync::{Mutex, OnceLock, atomic::AtomicU32, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use nameward_feed::{
-    Identity, VERSION, addresses, folder,
+    HEARTBEAT_MILLIS, Identity, VERSION, addresses, folder,
     proto::{
         self, Ack, Binding, Endpoint, EndpointRemoved, Forget, Grant, Heartbeat, Hello, Revoke, SnapshotEnd,
         ack::Outcome, feed_client::FeedClient, from_enforcer::Message, from_resolver,
@@ -91,7 +91,8 @@ impl Resolver {
         let channel = tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
         let (say, says) = mpsc::unbounded_channel();
         let stream = FeedClient::new(channel).enforce(UnboundedReceiverStream::new(says)).await;
-        Enforcer { say, stream: stream.unwrap().into_inner(), hand_over: sockets.sockets }
+        let stream = stream.unwrap().into_inner();
+        Enforcer { say, stream, hand_over: sockets.sockets, beating: OnceLock::new() }
     }
 
     async fn grant(&self, uid: &str, name: &str) -> Result<Granted, Refused> {
@@ -126,6 +127,14 @@ struct Enforcer {
     say: mpsc::UnboundedSender<FromEnforcer>,
     stream: Streaming<FromResolver>,
     hand_over: PathBuf,
+    /// From its greeting on: a slow machine must not make it count as dead.
+    beating: OnceLock<JoinHandle<()>>,
+}
+
+impl Drop for Enforcer {
+    fn drop(&mut self) {
+        self.fall_silent();
+    }
 }
 
 impl Enforcer {
@@ -135,6 +144,14 @@ impl Enforcer {
 
     fn hello(&self, node: &str, sockets: u64) {
         self.say(Message::Hello(Hello { version: VERSION, node: node.into(), sockets }));
+        self.beating.get_or_init(|| tokio::spawn(beat(self.say.clone())));
+    }
+
+    /// Does not say any more that it lives.
+    fn fall_silent(&self) {
+        if let Some(beating) = self.beating.get() {
+            beating.abort();
+        }
     }
 
     /// Says all of a snapshot, and returns when the resolver has heard it.
@@ -187,6 +204,16 @@ impl Enforcer {
     fn acknowledge(&self, sequence: u64, millis: u64) {
         let outcome = Some(Outcome::Granted(proto::Granted { usable_millis: millis }));
         self.say(Message::Ack(Ack { sequence, outcome }));
+    }
+}
+
+async fn beat(say: mpsc::UnboundedSender<FromEnforcer>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(HEARTBEAT_MILLIS / 2)).await;
+        let beat = Message::Heartbeat(Heartbeat { sequence: 0 });
+        if say.send(FromEnforcer { message: Some(beat) }).is_err() {
+            return;
+        }
     }
 }
 
@@ -382,6 +409,7 @@ async fn a_silent_enforcer_is_dead() {
     let resolver = Resolver::start();
     let mut enforcer = resolver.enforcer().await;
     enforcer.snapshot("node-1", &[endpoint("a", 5301, 3)]).await;
+    enforcer.fall_silent();
     let silent_since = Instant::now();
     let status = enforcer.end().await;
     assert!(status.message().contains("2000 ms"), "{status}");
@@ -398,6 +426,7 @@ async fn heartbeats_keep_a_quiet_stream_alive() {
     let resolver = Resolver::start();
     let mut enforcer = resolver.enforcer().await;
     enforcer.snapshot("node-1", &[]).await;
+    enforcer.fall_silent();
     let (mut beats, begin) = (0, Instant::now());
     while begin.elapsed() < Duration::from_millis(2_600) {
         enforcer.say(Message::Heartbeat(Heartbeat { sequence: beats }));

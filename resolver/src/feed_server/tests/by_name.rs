@@ -12,36 +12,22 @@ use crate::grants::{EVERYONE, Scope};
 const LATE: Duration = Duration::from_millis(300);
 const DEAD_AFTER: Duration = Duration::from_millis(DEAD_AFTER_MILLIS);
 
-/// An enforcer that is kept alive until it falls silent.
+/// An enforcer that answers what it is asked together.
 struct Living {
     enforcer: Enforcer,
-    beating: JoinHandle<()>,
     /// Of grants that came together and were not looked at yet.
     heard: Vec<Grant>,
     /// How many messages they came in.
     messages: usize,
 }
 
-impl Drop for Living {
-    fn drop(&mut self) {
-        self.beating.abort();
-    }
-}
-
 impl Living {
     async fn join(resolver: &Resolver, node: &str, port: u16) -> Self {
         let enforcer = resolver.enforcer().await;
-        let say = enforcer.say.clone();
-        let beating = tokio::spawn(async move {
-            let beat = || Some(Message::Heartbeat(Heartbeat { sequence: 1 }));
-            while say.send(FromEnforcer { message: beat() }).is_ok() {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        });
         enforcer.hello(node, 0);
         enforcer.say(Message::Endpoint(endpoint(&format!("{node}-pod"), port, 3)));
         enforcer.say(Message::SnapshotEnd(SnapshotEnd {}));
-        Self { enforcer, beating, heard: Vec::new(), messages: 0 }
+        Self { enforcer, heard: Vec::new(), messages: 0 }
     }
 
     /// The same, and what it is told before it is known to all.
@@ -78,7 +64,7 @@ impl Living {
 
     /// Nothing is heard of it any more, though its stream stands.
     fn fall_silent(&self) -> Instant {
-        self.beating.abort();
+        self.enforcer.fall_silent();
         Instant::now()
     }
 }
