@@ -17,17 +17,11 @@ use std::{
     time::Duration,
 };
 
+use nameward_feed::cni::{CONFLIST, PLUGIN, is_configuration};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::stop::Stop;
-
-/// Name of the program in the folder of plugins, and `type` of its entry in a conflist.
-pub(crate) const PLUGIN: &str = "nameward-cni";
-/// Our configuration.
-pub(crate) const CONFLIST: &str = "00-nameward.conflist";
-/// What runtimes read, by its end (libcni).
-const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
 /// Why the plugin is not in place.
 #[derive(Debug, Error)]
@@ -88,7 +82,7 @@ impl Place {
 }
 
 fn is_read(path: &Path) -> bool {
-    path.extension().and_then(OsStr::to_str).is_some_and(|ending| ENDINGS.contains(&ending)) && path.is_file()
+    is_configuration(path) && path.is_file()
 }
 
 /// Our entry in the list of plugins.

@@ -17,11 +17,23 @@ use thiserror::Error;
 /// Where the enforcer listens; only root may open it.
 pub const SOCKET: &str = "/run/nameward/cni.sock";
 
+/// Name of the plugin's program, and `type` of its entry in a configuration.
+pub const PLUGIN: &str = "nameward-cni";
+
+/// The configuration that chains the plugin behind a CNI. Container runtimes take the first by name.
+pub const CONFLIST: &str = "00-nameward.conflist";
+
 /// Version of the messages. Another one is answered with an error.
 pub const VERSION: u32 = 1;
 
 /// Longest line, in bytes.
 pub const MAX_LINE: u64 = 64 * 1024;
+
+/// Whether container runtimes read a file of their folder of configurations, by the end of its name (libcni).
+#[must_use]
+pub fn is_configuration(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ["conf", "conflist", "json"].iter().any(|one| ending == *one))
+}
 
 /// A question of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

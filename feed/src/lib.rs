@@ -6,7 +6,7 @@
 //! The CNI plugin asks the enforcer by lines of JSON ([`cni`]).
 //! What the rules in an `Endpoint` mean is not known here: they travel as bytes.
 //!
-//! Used by `nameward-resolver`, `nameward-enforcer` and `nameward-cni`.
+//! Used by `nameward-resolver`, `nameward-enforcer`, `nameward-cni`, and `nameward` for what the plugin is called.
 
 pub mod cni;
 mod convert;

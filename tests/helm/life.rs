@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use nameward_feed::cni::{CONFLIST, PLUGIN};
 use nameward_test_support::{
     Scratch,
     cluster::{CNI_CONFIGURATIONS, CNI_PROGRAMS, Node},
@@ -23,7 +24,6 @@ use crate::{
 /// From the command to everything ready.
 const INSTALL: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "nameward";
-const CONFLIST: &str = "00-nameward.conflist";
 
 /// Makes images of the programs under test, and loads them into all nodes.
 pub(crate) fn load_images(world: &pods::World) -> Result<()> {
@@ -146,7 +146,7 @@ pub(crate) fn uninstalls_from_all_live_nodes(world: &World) {
     for node in world.cluster.nodes() {
         assert_eq!(left(node), Vec::<String>::new(), "on {}", node.name());
         assert!(
-            node.machine().path(CNI_PROGRAMS).join("nameward-cni").exists(),
+            node.machine().path(CNI_PROGRAMS).join(PLUGIN).exists(),
             "pods are taken down with it"
         );
     }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nameward_feed::cni::CONFLIST;
 use nameward_test_support::{
     SmallInternet,
     cluster::{CNI_CONFIGURATIONS, Cluster, Node},
@@ -33,7 +34,6 @@ const BAR_MS: f64 = 100.0;
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long the container runtime takes to see another configuration of its network.
 const RELOADED: Duration = Duration::from_millis(500);
-const CONFLIST: &str = "00-nameward.conflist";
 
 /// Pods that are made and measured.
 pub(crate) struct Starts<'a> {

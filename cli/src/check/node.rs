@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nameward_feed::cni::{CONFLIST, PLUGIN, is_configuration};
 use serde_json::Value;
 
 use super::report::{Finding, Severity};
@@ -16,10 +17,6 @@ use super::report::{Finding, Severity};
 /// The oldest kernel that the programs load on, and the first on which links hold their order.
 const OLDEST: (u32, u32) = (6, 1);
 const WITH_LINKS: (u32, u32) = (6, 6);
-const PLUGIN: &str = "nameward-cni";
-const CONFLIST: &str = "00-nameward.conflist";
-/// What container runtimes read, by its end (libcni).
-const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
 /// How packets of a pod come to its node, as far as the name of a plugin tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +89,7 @@ fn configurations(folder: &Path) -> io::Result<Vec<(String, String)>> {
     };
     let mut files = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
-        let is_read = path.extension().is_some_and(|ending| ENDINGS.iter().any(|one| ending == *one));
-        if is_read && path.is_file() {
+        if is_configuration(&path) && path.is_file() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.push((name, fs::read_to_string(&path)?));
         }

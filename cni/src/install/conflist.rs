@@ -1,8 +1,8 @@
 //! A CNI's configuration with our entry at its end. Text in, text out.
 
+use nameward_feed::cni::PLUGIN;
 use serde_json::{Value, json};
 
-use super::PLUGIN;
 use crate::call::VERSIONS;
 
 /// The text of our configuration, from that of the CNI: a list of plugins, or the older form of a single one.
