@@ -121,8 +121,9 @@ impl DnsLink {
         (four, Ipv6Addr::from(u128::from(IDENTITIES6) | u128::from(index)))
     }
 
-    /// The redirect of an interface endpoint.
-    pub fn redirect(&self, index: u16) -> DnsRedirect {
+    /// The redirect of an interface endpoint. Servers of `trusted` that the link has no sockets for are backends of its first
+    /// one, as far as there is room.
+    pub fn redirect(&self, index: u16, trusted: &[SocketAddr]) -> DnsRedirect {
         let (four, six) = Self::identity(index);
         let mut redirect = DnsRedirect {
             resolver4: address_bytes(RESOLVER4.into()),
@@ -135,7 +136,10 @@ impl DnsLink {
             far_mac: self.far_mac,
             ..DnsRedirect::default()
         };
-        for (slot, (server, port)) in redirect.trusted.iter_mut().zip(with_ports(&self.options.trusted)) {
+        let own = &self.options.trusted;
+        let first = if own.is_empty() { DEFAULT_PORT } else { FIRST_TRUSTED_PORT };
+        let others = trusted.iter().filter(|server| !own.contains(server)).map(|server| (*server, first));
+        for (slot, (server, port)) in redirect.trusted.iter_mut().zip(with_ports(own).chain(others)) {
             *slot = TrustedServer {
                 address: address_bytes(server.ip()),
                 port: server.port().to_be_bytes(),

@@ -145,10 +145,7 @@ pub(crate) fn uninstalls_from_all_live_nodes(world: &World) {
         .unwrap();
     for node in world.cluster.nodes() {
         assert_eq!(left(node), Vec::<String>::new(), "on {}", node.name());
-        assert!(
-            node.machine().path(CNI_PROGRAMS).join(PLUGIN).exists(),
-            "pods are taken down with it"
-        );
+        assert!(node.machine().path(CNI_PROGRAMS).join(PLUGIN).exists(), "pods are taken down with it");
     }
     let policies = world.kubectl("get egresspolicies -A -o name");
     assert!(policies.contains("egresspolicy.nameward.io/rules"), "{policies}");

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     path::Path,
     process::Command,
@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 use crate::world::{RESOLV_CONF, SOON, World};
 
 const LIMIT: Duration = Duration::from_secs(30);
+const PTP: &str = "/usr/lib/cni/ptp";
+/// Where IPv6 addresses of pods are from.
+pub(crate) const SUBNET6: &str = "2001:db8:244:1::/64";
 
 /// How the enforcer hears of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,19 @@ pub(crate) enum Announced {
     ByNobody,
 }
 
+/// What of a sandbox is not as usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unusual<'a> {
+    /// Its pod has another one already.
+    pub(crate) is_second: bool,
+    /// The address that it gets.
+    pub(crate) address: Option<&'a str>,
+    /// It has an IPv6 address, too.
+    pub(crate) has_both_families: bool,
+    /// The plugins before ours say nothing of what they made.
+    pub(crate) is_unsaid: bool,
+}
+
 /// A pod on a node.
 pub(crate) struct Pod<'a> {
     world: &'a World,
@@ -37,7 +53,9 @@ pub(crate) struct Pod<'a> {
     name: String,
     pub(crate) uid: String,
     /// Its network namespace, and what the runtime calls its sandbox.
-    sandbox: String,
+    pub(crate) sandbox: String,
+    /// The configuration of the plugin that made its interface, and what that said.
+    theirs: Value,
     result: Value,
     pub(crate) address: String,
 }
@@ -70,14 +88,34 @@ impl<'a> Pod<'a> {
         uid: &str,
         announced: Announced,
     ) -> Self {
-        let sandbox = format!("cni-{uid}");
+        Self::unusual(world, node, namespace, name, uid, announced, Unusual::default())
+    }
+
+    /// Around an object, not as usual.
+    pub(crate) fn unusual(
+        world: &'a World,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        announced: Announced,
+        unusual: Unusual<'_>,
+    ) -> Self {
+        let sandbox = format!("cni-{uid}{}", if unusual.is_second { "-2" } else { "" });
         let (machine, place) = (world.nodes()[node].machine(), &world.nodes()[node]);
         machine.output("ip", &["netns", "add", &sandbox]).unwrap();
         machine.output("ip", &["-n", &sandbox, "link", "set", "lo", "up"]).unwrap();
-        let arguments = arguments(namespace, name, uid);
-        let ptp = Path::new("/usr/lib/cni/ptp");
-        let result = place.call_plugin(ptp, "ADD", &sandbox, &arguments, &theirs(place)).unwrap();
+        let mut words = arguments(namespace, name, uid);
+        if let Some(address) = unusual.address {
+            // As host-local understands it.
+            words += &format!(";IP={address}");
+        }
+        let (ptp, theirs) = (Path::new(PTP), theirs(place, unusual.has_both_families));
+        let mut result = place.call_plugin(ptp, "ADD", &sandbox, &words, &theirs).unwrap();
         let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+        if unusual.is_unsaid {
+            result = json!({"cniVersion": result["cniVersion"]});
+        }
         let pod = Self {
             world,
             node,
@@ -85,6 +123,7 @@ impl<'a> Pod<'a> {
             name: name.into(),
             uid: uid.into(),
             sandbox,
+            theirs,
             result,
             address,
         };
@@ -99,7 +138,8 @@ impl<'a> Pod<'a> {
         self.ours("ADD").map(drop)
     }
 
-    fn ours(&self, command: &str) -> Result<Value> {
+    /// Calls our plugin.
+    pub(crate) fn ours(&self, command: &str) -> Result<Value> {
         let configuration = json!({
             "cniVersion": "1.0.0", "name": "pods", "type": "nameward-cni", "prevResult": self.result,
         });
@@ -108,7 +148,14 @@ impl<'a> Pod<'a> {
         self.node().call_plugin(&plugin, command, &self.sandbox, &arguments, &configuration)
     }
 
-    fn node(&self) -> &Node {
+    /// Another sandbox of the same pod, on which the object's status says nothing yet.
+    pub(crate) fn again(&self) -> Self {
+        let unusual = Unusual { is_second: true, ..Unusual::default() };
+        let (namespace, name, uid) = (&self.namespace, &self.name, &self.uid);
+        Self::unusual(self.world, self.node, namespace, name, uid, Announced::ByPlugin, unusual)
+    }
+
+    pub(crate) fn node(&self) -> &Node {
         &self.world.nodes()[self.node]
     }
 
@@ -127,7 +174,8 @@ impl<'a> Pod<'a> {
         self
     }
 
-    fn has_status(&self, phase: &str) {
+    /// Says in the object's status what kubelet would.
+    pub(crate) fn has_status(&self, phase: &str) {
         let ip = &self.address;
         let patch = json!({"status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}]}}).to_string();
         let words = [
@@ -197,10 +245,35 @@ impl<'a> Pod<'a> {
         .map(|stream| Connection { stream })
     }
 
+    /// A listener inside, held by this process.
+    pub(crate) fn listen(&self, at: &str) -> TcpListener {
+        let path = self.node().machine().path(&format!("/run/netns/{}", self.sandbox));
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                setns(File::open(path).unwrap().as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+                TcpListener::bind(at).unwrap()
+            });
+            inside.join().unwrap()
+        })
+    }
+
+    /// Addresses of its interface, the IPv4 one first.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let ips = self.result["ips"].as_array().into_iter().flatten();
+        let addresses = ips.filter_map(|one| one["address"].as_str()?.split('/').next());
+        addresses.map(str::to_owned).collect()
+    }
+
     /// The enforcer's view of it, when there is one.
     pub(crate) fn endpoint(&self) -> Option<Value> {
-        let all = self.world.endpoints(self.node).ok()?;
-        all.into_iter().find(|one| one["uid"].as_str().is_some_and(|uid| uid.starts_with(&self.uid)))
+        self.endpoints().into_iter().next()
+    }
+
+    /// One of each of its sandboxes.
+    pub(crate) fn endpoints(&self) -> Vec<Value> {
+        let mut all = self.world.endpoints(self.node).unwrap_or_default();
+        all.retain(|one| one["uid"].as_str().is_some_and(|uid| uid.starts_with(&self.uid)));
+        all
     }
 
     /// Waits until it has rules.
@@ -212,15 +285,9 @@ impl<'a> Pod<'a> {
 
     /// Takes it away, as runtime and kubelet do.
     pub(crate) fn delete(self) {
-        let machine = self.node().machine();
-        if machine.runs(&self.sandbox) {
-            machine.signal(&self.sandbox, nix::sys::signal::Signal::SIGKILL).unwrap();
-        }
+        self.end();
         self.ours("DEL").unwrap();
-        self.node()
-            .call_plugin(Path::new("/usr/lib/cni/ptp"), "DEL", &self.sandbox, "", &theirs(self.node()))
-            .unwrap();
-        machine.output("ip", &["netns", "del", &self.sandbox]).unwrap();
+        self.take_down();
         let words = [
             "-n",
             &self.namespace,
@@ -233,6 +300,22 @@ impl<'a> Pod<'a> {
         ];
         self.world.cluster.kubectl(&words).unwrap();
     }
+
+    fn end(&self) {
+        let machine = self.node().machine();
+        if machine.runs(&self.sandbox) {
+            // One that was killed already may be gone meanwhile.
+            drop(machine.signal(&self.sandbox, nix::sys::signal::Signal::SIGKILL));
+        }
+    }
+
+    /// Ends what runs in the sandbox, and takes its interface away. Our plugin is not told.
+    pub(crate) fn take_down(&self) {
+        self.end();
+        let machine = self.node().machine();
+        self.node().call_plugin(Path::new(PTP), "DEL", &self.sandbox, "", &self.theirs).unwrap();
+        machine.output("ip", &["netns", "del", &self.sandbox]).unwrap();
+    }
 }
 
 /// What runtimes tell plugins of a pod, in `CNI_ARGS`.
@@ -240,9 +323,13 @@ fn arguments(namespace: &str, name: &str, uid: &str) -> String {
     format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}")
 }
 
-fn theirs(node: &Node) -> Value {
+fn theirs(node: &Node, has_both_families: bool) -> Value {
     let list = node.cni().unwrap();
     let mut plugin = list["plugins"][0].clone();
+    if has_both_families {
+        plugin["ipam"]["ranges"].as_array_mut().unwrap().push(json!([{"subnet": SUBNET6}]));
+        plugin["ipam"]["routes"].as_array_mut().unwrap().push(json!({"dst": "::/0"}));
+    }
     plugin["cniVersion"] = list["cniVersion"].clone();
     plugin["name"] = list["name"].clone();
     plugin

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     path::PathBuf,
     sync::mpsc,
@@ -21,10 +21,10 @@ use nameward_enforcer::{
     kernel::{Attachment, BootNanos, EndpointSpec, Host, KernelStore, MapWrite, interface_index},
 };
 use nameward_feed::sockets::{DnsSocket, Transport};
-use nameward_test_support::ForeignProgram;
+use nameward_test_support::{CgroupGuard, ForeignProgram, output_within, translate_in_sockets};
 use nix::libc;
 
-use crate::lab::{Lab, Workload, inside, must, privileged};
+use crate::lab::{Lab, Workload, inside, inside_thread, must, privileged};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -76,12 +76,17 @@ fn answer(sockets: Vec<DnsSocket>) -> mpsc::Receiver<(Transport, IpAddr, Option<
     told
 }
 
+/// Servers of the cluster's DNS that answer by another port.
+fn backends() -> Vec<SocketAddr> {
+    vec!["10.7.9.9:5353".parse().unwrap()]
+}
+
 /// Attaches a workload with the redirect, rules that allow nothing, and identity number `index`.
 fn guard(host: &Host, link: &DnsLink, workload: &Workload, index: u16) {
     let attachment = Attachment::Interface { name: workload.interface.clone() };
     let spec = EndpointSpec {
         addresses: workload.addresses.clone(),
-        dns: link.redirect(index),
+        dns: link.redirect(index, &backends()),
         ..EndpointSpec::new(format!("w{index}"), attachment)
     };
     let (four, six) = DnsLink::identity(index);
@@ -180,13 +185,13 @@ fn the_link_survives_the_process() {
     inside(&lab.host(), async || {
         let host = Host::open(&lab.options()).unwrap();
         let first = DnsLink::open(link_options(&lab), &host).unwrap();
-        let redirect = first.redirect(7);
+        let redirect = first.redirect(7, &[]);
         // A resolver goes on with its copies while the enforcer is away.
         let copies = first.sockets().unwrap();
         drop((first, host));
         let host = Host::open(&lab.options()).unwrap();
         let second = DnsLink::open(link_options(&lab), &host).unwrap();
-        assert_eq!(second.redirect(7), redirect);
+        assert_eq!(second.redirect(7, &[]), redirect);
         assert_eq!(second.sockets().unwrap().len(), copies.len());
         second.remove().unwrap();
     });
@@ -259,6 +264,96 @@ fn servers_near_and_far_are_the_resolver() {
         other
     });
     ask();
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
+    });
+}
+
+// Issue: a bridge with the DNS server on the same bridge
+#[test]
+fn a_server_at_the_same_bridge_is_the_resolver() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (workload, server) = (lab.bridged(), lab.bridged());
+    // It would answer itself, and nothing of the node would stand between.
+    let (datagrams, listener) = inside_thread(&server.namespace, || {
+        (UdpSocket::bind("[::]:53").unwrap(), TcpListener::bind("[::]:53").unwrap())
+    });
+    let (host, link, told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &workload, 1);
+        host.beat(BootNanos::now()).unwrap();
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    inside(&workload.namespace, async || {
+        for at in ["10.8.0.3:53", "[2001:db8:8::3]:53"] {
+            assert_eq!(ask_udp(at), at.parse().unwrap());
+            ask_tcp(at);
+        }
+    });
+    let askers: BTreeSet<_> = (0..4).map(|_| told.recv_timeout(WAIT).unwrap().1).collect();
+    let (four, six) = DnsLink::identity(1);
+    assert_eq!(askers, BTreeSet::from([four.into(), six.into()]));
+    datagrams.set_nonblocking(true).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(datagrams.recv_from(&mut [0; 64]).is_err() && listener.accept().is_err(), "it was asked");
+    inside(&lab.host(), async || {
+        link.remove().unwrap();
+        host.remove_all().unwrap();
+    });
+}
+
+/// Asks a server by a socket that is connected, by one that is not, and by a stream; says who answered.
+const ASK: &str = "\
+import socket, sys
+server, question = (sys.argv[1], 53), b'\\x12\\x34 a question of 24 byte'
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); one.settimeout(5); one.connect(server); one.send(question)
+assert one.recv(64) == question
+two = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); two.settimeout(5); two.sendto(question, server)
+said, peer = two.recvfrom(64)
+assert said == question and peer == server, peer
+three = socket.create_connection(server, 5); three.send(question); assert three.recv(64) == question
+print('answered')
+";
+
+// Issue: socket load balancing: a connect hook translates the service to backend:5353, so no packet is for port 53
+#[test]
+fn a_backend_that_sockets_are_translated_to_is_the_resolver() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let workload = lab.workload();
+    let service: SocketAddrV4 = "10.96.0.10:53".parse().unwrap();
+    let SocketAddr::V4(backend) = backends()[0] else { panic!("it is of IPv4") };
+    let cgroup = CgroupGuard::new("sockets").unwrap();
+    translate_in_sockets(cgroup.path(), service, backend).unwrap();
+    let (host, link, told) = inside(&lab.host(), async || {
+        let host = Host::open(&lab.options()).unwrap();
+        let link = DnsLink::open(link_options(&lab), &host).unwrap();
+        guard(&host, &link, &workload, 1);
+        host.beat(BootNanos::now()).unwrap();
+        let told = answer(link.sockets().unwrap());
+        (host, link, told)
+    });
+    let mut asks = cgroup.command("nsenter");
+    asks.arg(format!("--net=/run/netns/{}", workload.namespace)).args(["--", "python3", "-c", ASK]);
+    let output = output_within(asks.arg(service.ip().to_string()), WAIT * 4).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "answered\n", "{output:?}");
+    let (four, _) = DnsLink::identity(1);
+    for _ in 0..3 {
+        let (_, asker, meant) = told.recv_timeout(WAIT).unwrap();
+        assert_eq!(
+            (asker, meant),
+            (four.into(), Some(service.into())),
+            "who asks a backend means the service"
+        );
+    }
     inside(&lab.host(), async || {
         link.remove().unwrap();
         host.remove_all().unwrap();

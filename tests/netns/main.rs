@@ -12,5 +12,6 @@ mod events;
 mod lab;
 mod limits;
 mod peer;
+mod service;
 mod traffic;
 mod trouble;

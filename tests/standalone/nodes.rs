@@ -62,3 +62,29 @@ fn removal_waits_for_the_enforcer_to_end() {
     assert!(status.success() && !fs::exists(&pins).unwrap());
     assert!(!host.feed().exists(), "the folder of the resolver that has ended");
 }
+
+// Bad input: a node without a BPF file system. It is told what to do, and `--prepare-for` does it.
+#[test]
+fn a_node_without_a_bpf_file_system_is_told_what_to_do() {
+    if !privileged() {
+        return;
+    }
+    let place = Scratch::new("bpffs").unwrap();
+    let config = place.file("config.yaml", "endpoints: []\npolicies: []\n").unwrap();
+    let (bpffs, feed) = (place.path().join("bpf"), place.path().join("feed"));
+    fs::create_dir(&bpffs).unwrap();
+    let run = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--net", "--propagation", "private", "sh", "-c", script]);
+        command.arg(program("nameward-enforcer").unwrap()).arg(&bpffs).arg(&config).arg(place.path());
+        command.arg(format!("unix:{}", feed.display())).output().unwrap()
+    };
+    let refused = run(r#"exec "$0" --bpffs "$1" --config "$2" --state "$3/state" --feed "$4""#);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let place = bpffs.display().to_string();
+    let wanted = format!("there is no BPF file system at {place}: mount it with `mount -t bpf bpf {place}`");
+    assert!(said.contains(&wanted), "{said}");
+    let ready = run(r#""$0" --prepare-for 65532 --bpffs "$1" --feed "$4" && grep " $1 bpf " /proc/mounts"#);
+    assert!(ready.status.success(), "{ready:?}");
+}

@@ -245,7 +245,7 @@ impl Enforcer {
         let (four, six) = DnsLink::identity(index);
         let addresses: [IpAddr; 2] = [four.into(), six.into()];
         Ok(DnsRoad {
-            redirect: link.redirect(index),
+            redirect: link.redirect(index, &config.settings.dns.trusted),
             identity: addresses.map(Identity::Address).to_vec(),
             index: Some(index),
             listeners: Vec::new(),

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -91,6 +92,8 @@ pub struct Index {
     api_server: Vec<IpNet>,
     own_node: Vec<IpNet>,
     dns_backends: BTreeSet<Arc<str>>,
+    /// Where they answer, by other ports than 53.
+    dns_servers: Vec<SocketAddr>,
 }
 
 impl Decided {
@@ -116,6 +119,7 @@ impl Index {
             api_server: Vec::new(),
             own_node: Vec::new(),
             dns_backends: BTreeSet::new(),
+            dns_servers: Vec::new(),
         }
     }
 
@@ -233,9 +237,10 @@ impl Index {
     /// # Errors
     /// What is not understood; then the configuration before stays (F2).
     pub fn apply_config(&mut self, spec: Option<&EgressConfigSpec>) -> Result<(), Vec<Problem>> {
+        let base = self.base();
         self.configured = match spec {
-            Some(spec) => Configured::read(spec, &self.options.settings)?,
-            None => Configured::standard(&self.options.settings),
+            Some(spec) => Configured::read(spec, &base)?,
+            None => Configured::standard(&base),
         };
         self.config = spec.cloned();
         self.select_where(|_| true);
@@ -262,11 +267,31 @@ impl Index {
         }
     }
 
-    /// Pods that serve the cluster's DNS (R10), by UID.
-    pub fn apply_dns_backends(&mut self, pods: BTreeSet<Arc<str>>) {
+    /// Pods that serve the cluster's DNS (R10), by UID, and where these serve it by another port than 53: workloads whose
+    /// sockets are translated mean the service when they ask there (Q6).
+    pub fn apply_dns_backends(&mut self, pods: BTreeSet<Arc<str>>, mut servers: Vec<SocketAddr>) {
+        servers.sort_unstable();
+        servers.dedup();
+        if self.dns_servers != servers {
+            self.dns_servers = servers;
+            let (config, base) = (self.config.clone().unwrap_or_default(), self.base());
+            // What was understood is understood again.
+            if let Ok(configured) = Configured::read(&config, &base) {
+                self.configured = configured;
+                self.make_stale(|_| true);
+            }
+        }
         let changed: BTreeSet<_> = self.dns_backends.symmetric_difference(&pods).cloned().collect();
         self.dns_backends = pods;
         self.select_where(|pod| changed.contains(&pod.uid));
+    }
+
+    /// Settings below those of the configuration.
+    fn base(&self) -> Settings {
+        let mut settings = self.options.settings.clone();
+        let known = settings.dns.trusted.clone();
+        settings.dns.trusted.extend(self.dns_servers.iter().filter(|server| !known.contains(server)));
+        settings
     }
 
     /// The objects behind all this, for the process after this one.
@@ -285,6 +310,7 @@ impl Index {
         snapshot.config.clone_from(&self.config);
         snapshot.api_server.clone_from(&self.api_server);
         snapshot.dns_backends.clone_from(&self.dns_backends);
+        snapshot.dns_servers.clone_from(&self.dns_servers);
         snapshot
     }
 
@@ -298,7 +324,7 @@ impl Index {
             tracing::warn!("the configuration that was kept is not understood any more; the defaults count");
         }
         self.apply_api_server(snapshot.api_server);
-        self.apply_dns_backends(snapshot.dns_backends);
+        self.apply_dns_backends(snapshot.dns_backends, snapshot.dns_servers);
         self.reset_pods(snapshot.pods);
     }
 

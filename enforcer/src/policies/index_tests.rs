@@ -186,13 +186,33 @@ fn servers_of_the_cluster_dns_ask_directly() {
     index.apply_pod(pod("ci", "dns"));
     index.apply_policy(denies_metadata(json!({ "namespaceSelector": {} })));
     assert!(decided(&mut index, "ci-dns", noon()).needs_guard());
-    index.apply_dns_backends(BTreeSet::from(["ci-dns".into()]));
+    index.apply_dns_backends(BTreeSet::from(["ci-dns".into()]), Vec::new());
     assert!(!decided(&mut index, "ci-dns", noon()).needs_guard(), "exempt from now on");
     index.apply_policy(allows("ci", "dns", "upstream.example"));
     let server = decided(&mut index, "ci-dns", noon());
     assert!(server.needs_guard());
     assert_ne!(server.rules.kernel.direct_dns, 0, "its questions would come back to it");
     assert_eq!(runner(&mut index).rules.kernel.direct_dns, 0);
+}
+
+#[test]
+fn backends_of_the_cluster_dns_stand_for_it() {
+    // Q6: where sockets are translated, a question goes to a backend and means the service.
+    let mut index = index();
+    index.apply_policy(allows("ci", "runner", "registry.example"));
+    let trusted = |index: &mut Index| runner(index).settings.dns.trusted.clone();
+    assert_eq!(trusted(&mut index), []);
+    let server: std::net::SocketAddr = "10.0.0.5:5353".parse().unwrap();
+    index.apply_dns_backends(BTreeSet::new(), vec![server, server]);
+    assert_eq!(trusted(&mut index), [server]);
+    let config = json!({ "namespaces": [{ "name": "ci", "settings": { "limits": { "names": 9 } } }] });
+    index.apply_config(Some(&serde_json::from_value(config).unwrap())).unwrap();
+    assert_eq!(trusted(&mut index), [server], "also with settings of its own");
+    let snapshot = serde_json::to_string(&index.snapshot()).unwrap();
+    index.apply_dns_backends(BTreeSet::new(), Vec::new());
+    assert_eq!(trusted(&mut index), []);
+    index.restore(serde_json::from_str(&snapshot).unwrap());
+    assert_eq!(trusted(&mut index), [server]);
 }
 
 #[test]

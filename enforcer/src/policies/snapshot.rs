@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
@@ -41,6 +42,9 @@ pub struct Snapshot {
     pub api_server: Vec<IpNet>,
     /// Pods that serve the cluster's DNS.
     pub dns_backends: BTreeSet<Arc<str>>,
+    /// Where these serve it by another port than 53.
+    #[serde(default)]
+    pub dns_servers: Vec<SocketAddr>,
 }
 
 impl Snapshot {

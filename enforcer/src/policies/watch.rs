@@ -5,9 +5,9 @@
 //! is sent as such, and holds up no other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Debug,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
@@ -35,10 +35,12 @@ use tokio::{
 };
 
 use super::{PodFacts, PolicyFacts};
+use crate::endpoints::chain_text;
 
 /// Time before the first new try of a watch; doubled after each that fails.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+const DNS_PORT: u16 = 53;
 /// Changes that may wait for the index.
 const QUEUE: usize = 4_096;
 
@@ -84,8 +86,17 @@ pub enum Change {
     ApiService(Vec<IpAddr>),
     /// Addresses behind it.
     ApiServers(Vec<IpAddr>),
-    /// Pods that serve the cluster's DNS, by UID.
-    DnsBackends(BTreeSet<Arc<str>>),
+    /// Who serves the cluster's DNS.
+    DnsBackends(Vec<DnsBackend>),
+}
+
+/// One that serves the cluster's DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsBackend {
+    /// The pod, by UID, where it is one.
+    pub pod: Option<Arc<str>>,
+    /// Where it answers, in so far as another port than that of DNS shows nobody that it does.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// How it stands between this node and the cluster, for those who look at metrics.
@@ -259,15 +270,7 @@ fn remedy(what: &str, error: &watcher::Error) -> String {
             "the API server does not know the enforcer's account; check its token or kubeconfig".into()
         }
         Some(404) => format!("the API server does not know {what}; apply the definitions of crds/generated"),
-        _ => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(inner) = cause {
-                text = format!("{text}: {inner}");
-                cause = inner.source();
-            }
-            text
-        }
+        _ => chain_text(error),
     }
 }
 
@@ -410,14 +413,25 @@ async fn dns_backends(client: Client, mut dns: watch::Receiver<ServiceName>, tel
 
 async fn backends_of(client: Client, service: &ServiceName, teller: &Teller<Change>) {
     let api = Api::<EndpointSlice>::namespaced(client, &service.namespace);
-    let read = |slice: EndpointSlice| {
-        let targets = slice.endpoints.into_iter().flatten().filter_map(|one| one.target_ref);
-        let pods = targets.filter(|target| target.kind.as_deref() == Some("Pod"));
-        pods.filter_map(|target| target.uid.map(Arc::from)).collect::<Vec<Arc<str>>>()
-    };
-    let tell = |pods: Vec<Arc<str>>| Change::DnsBackends(pods.into_iter().collect());
+    let tell = Change::DnsBackends;
     let what = "endpointslices.discovery.k8s.io of the cluster's DNS";
-    teller.gather(api, slices_of(&service.name), what, read, tell).await;
+    teller.gather(api, slices_of(&service.name), what, backends, tell).await;
+}
+
+/// The backends of a slice. What they serve by UDP is DNS; CoreDNS has metrics by TCP beside it.
+fn backends(slice: EndpointSlice) -> Vec<DnsBackend> {
+    let of_udp = slice.ports.into_iter().flatten().filter(|port| port.protocol.as_deref() == Some("UDP"));
+    let ports = of_udp.filter_map(|port| u16::try_from(port.port?).ok()).filter(|port| *port != DNS_PORT);
+    let ports: Vec<u16> = ports.collect();
+    let endpoints = slice.endpoints.into_iter().flatten();
+    let backends = endpoints.map(|one| {
+        let addresses = one.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+        let servers =
+            addresses.flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port)));
+        let pod = one.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+        DnsBackend { servers: servers.collect(), pod: pod.and_then(|pod| pod.uid).map(Arc::from) }
+    });
+    backends.collect()
 }
 
 /// What the writer of status hears.
@@ -486,6 +500,30 @@ async fn seen_config(client: Client, teller: Teller<StatusChange>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backends_of_dns_are_known_where_their_port_does_not_show_them() {
+        let slice = |port: u16| {
+            let slice = serde_json::json!({
+                "metadata": {"name": "kube-dns-x"}, "addressType": "IPv4",
+                "endpoints": [
+                    {"addresses": ["10.0.0.5"], "targetRef": {"kind": "Pod", "uid": "u1"}},
+                    {"addresses": ["192.0.2.9"]},
+                ],
+                "ports": [
+                    {"name": "dns", "protocol": "UDP", "port": port}, {"name": "dns-tcp", "protocol": "TCP", "port": port},
+                    {"name": "metrics", "protocol": "TCP", "port": 9153},
+                ],
+            });
+            backends(serde_json::from_value(slice).unwrap())
+        };
+        let one = |pod: Option<&str>, servers: &[&str]| DnsBackend {
+            pod: pod.map(Arc::from),
+            servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+        };
+        assert_eq!(slice(53), [one(Some("u1"), &[]), one(None, &[])]);
+        assert_eq!(slice(5353), [one(Some("u1"), &["10.0.0.5:5353"]), one(None, &["192.0.2.9:5353"])]);
+    }
 
     #[test]
     fn each_failure_is_waited_for_longer() {

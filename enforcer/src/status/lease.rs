@@ -12,10 +12,14 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::time::{Instant, sleep};
 
+use super::remedy;
+
 /// A holder that does not renew for this long has left.
 const DURATION: Duration = Duration::from_secs(15);
-/// How often a holder renews, and others look.
+/// How often a holder renews.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How often others look: every node of a cluster is one of them.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A holder that cannot renew for this long stops, before another may take over.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
@@ -46,12 +50,17 @@ impl Leadership {
                 Err(error) if is_conflict(&error) => {}
                 Err(error) => {
                     if !told {
-                        tracing::warn!(lease = self.name, %error, "no Lease of the status writer can be had; it is tried again");
+                        let error = remedy(&error);
+                        tracing::warn!(
+                            lease = self.name,
+                            error,
+                            "no Lease of the status writer can be had; it is tried again"
+                        );
                     }
                     told = true;
                 }
             }
-            sleep(RENEW_EVERY).await;
+            sleep(LOOK_EVERY).await;
         }
     }
 

@@ -16,5 +16,17 @@ pub mod writer;
 
 use std::time::Duration;
 
+use crate::endpoints::chain_text;
+
 /// Least time between two writes of one object.
 pub const WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// What is wrong with a write, and what to do. The API server's own words name the object, the verb and the account.
+fn remedy(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => {
+            format!("{}; apply deploy/rbac.yaml, or add the verb to a role of this account", status.message)
+        }
+        other => chain_text(other),
+    }
+}

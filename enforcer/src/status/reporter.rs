@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::WRITE_EVERY;
+use super::{WRITE_EVERY, remedy};
 
 /// A report is written this often although nothing has changed: it says that the node lives.
 const SAY_EVERY: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub async fn run(client: Client, node: String, mut reports: watch::Receiver<Opti
         match write(&client, &node, owner.clone(), report).await {
             Ok(()) => told = None,
             Err(error) => {
-                let text = error.to_string();
+                let text = remedy(&error);
                 if told.as_ref() != Some(&text) {
                     tracing::warn!(error = text, "the report of this node is not written; it is tried again");
                 }

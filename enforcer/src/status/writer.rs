@@ -30,7 +30,7 @@ use super::{
     WRITE_EVERY,
     conditions::{self, Facts},
     lease::Leadership,
-    report,
+    remedy, report,
 };
 use crate::policies::{
     Configured,
@@ -69,7 +69,10 @@ struct Seen {
     warnings: Vec<String>,
     /// As the API server has it.
     status: PolicyStatus,
+    /// When it was tried last.
     written_at: Option<Instant>,
+    /// Whether that was in vain.
+    has_failed: bool,
     told: Option<String>,
 }
 
@@ -198,7 +201,7 @@ impl Writer {
         }
         let silent = self.nodes.iter().filter(|(_, report)| report.heard_at.elapsed() > SILENT_AFTER);
         let silent: Vec<String> = silent.map(|(name, _)| name.clone()).collect();
-        let mut reports = self.reports();
+        let (mut reports, suspended) = (self.reports(), self.suspended());
         let mut due = Vec::new();
         for (policy, seen) in &self.policies {
             let waits = seen.written_at.is_some_and(|at| at.elapsed() < WRITE_EVERY);
@@ -208,7 +211,7 @@ impl Writer {
                 warnings: seen.warnings.clone(),
                 reports: reports.remove(policy).unwrap_or_default(),
                 silent_nodes: silent.clone(),
-                suspended: self.suspended(),
+                suspended: suspended.clone(),
             };
             let wanted = conditions::status(&facts, &seen.status, Timestamp::now());
             if !waits && wanted != seen.status {
@@ -262,15 +265,23 @@ impl Writer {
             }
             PolicyKind::EgressConfig | PolicyKind::CommandLine => Ok(()),
         };
-        match written {
-            Ok(()) => self.tell(policy, &status).await,
-            Err(error) => {
-                tracing::warn!(%policy, %error, "a policy's status is not written; it is tried again")
-            }
-        }
+        let is_written = written.is_ok();
         if let Some(seen) = self.policies.get_mut(policy) {
             seen.written_at = Some(Instant::now());
-            seen.status = status;
+            // Once, not at every try.
+            if let Err(error) = &written
+                && !seen.has_failed
+            {
+                let error = remedy(error);
+                tracing::warn!(%policy, error, "a policy's status is not written; it is tried again");
+            }
+            seen.has_failed = !is_written;
+            if is_written {
+                seen.status = status.clone();
+            }
+        }
+        if is_written {
+            self.tell(policy, &status).await;
         }
     }
 
@@ -313,7 +324,7 @@ impl Writer {
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, about).await {
-            tracing::warn!(%error, "an event is not written");
+            tracing::warn!(error = remedy(&error), "an event is not written");
         }
     }
 
@@ -342,7 +353,8 @@ impl Writer {
                 self.config = Some(Box::new(written));
             }
             Err(error) => {
-                tracing::warn!(%error, "the configuration's status is not written; it is tried again");
+                let error = remedy(&error);
+                tracing::warn!(error, "the configuration's status is not written; it is tried again");
             }
         }
     }

@@ -245,7 +245,10 @@ impl Node {
             }
             Change::ApiService(addresses) => self.note_api_server(0, addresses),
             Change::ApiServers(addresses) => self.note_api_server(1, addresses),
-            Change::DnsBackends(pods) => index.apply_dns_backends(pods),
+            Change::DnsBackends(backends) => {
+                let servers = backends.iter().flat_map(|one| one.servers.iter().copied()).collect();
+                index.apply_dns_backends(backends.into_iter().filter_map(|one| one.pod).collect(), servers);
+            }
         }
     }
 

@@ -49,7 +49,7 @@ pub use cache::unpacked;
 pub use cgroup::CgroupGuard;
 pub use daemon::Daemon;
 pub use fake_dns::{Asked, FakeDns, Reply, Transport, address_record};
-pub use foreign::ForeignProgram;
+pub use foreign::{ForeignProgram, translate_in_sockets};
 pub use http::{Hit, WebServers};
 pub use internet::{DEFAULT_ZONE, SmallInternet};
 pub use leftovers::{Scratch, remove_leftovers};

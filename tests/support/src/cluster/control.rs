@@ -4,6 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::{Cluster, ClusterOptions, Kind, Machine, folder, tool};
 use crate::{SmallInternet, bounded::checked};
@@ -19,6 +20,10 @@ pub(super) const DNS: &str = "10.96.0.10";
 /// A word of the API server's command line that depends on the kind of cluster.
 const PLUGINS: &str = "plugins";
 const ISSUER: &str = "https://kubernetes.default.svc";
+/// Whose requests the API server writes down, for tests that count them.
+const AUDITED: &str = "system:serviceaccount:nameward:nameward-enforcer";
+const AUDIT_POLICY: &str = "audit.yaml";
+const AUDIT_LOG: &str = "audit.log";
 
 /// Who may speak to the API server, and as a member of which group.
 const ACCOUNTS: [(&str, &str, &str); 4] = [
@@ -68,6 +73,11 @@ pub(super) fn start(control: &Machine, options: &ClusterOptions) -> Result<()> {
         tokens += &format!("n{number}-of-a-test,system:node:n{number},n{number},\"system:nodes\"\n");
     }
     fs::write(place.join("tokens.csv"), tokens)?;
+    let audit = format!(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {{level: Metadata, users: \
+         ['{AUDITED}']}}\n- {{level: None}}\n"
+    );
+    fs::write(place.join(AUDIT_POLICY), audit)?;
     // Without a controller manager nobody makes the accounts of pods.
     let plugins =
         if options.kind == Kind::Api { "--disable-admission-plugins=ServiceAccount" } else { "--v=0" };
@@ -131,6 +141,8 @@ fn start_server(control: &Machine) -> Result<()> {
         format!("--service-account-signing-key-file={}", path("accounts.key")),
         format!("--cert-dir={}", path("certificates")),
         format!("--token-auth-file={}", path("tokens.csv")),
+        format!("--audit-policy-file={}", path(AUDIT_POLICY)),
+        format!("--audit-log-path={}", path(AUDIT_LOG)),
     ]);
     control.serve("kube-apiserver", &tool("kube-apiserver")?, &words)
 }
@@ -167,6 +179,16 @@ impl Cluster {
     /// When it does not run.
     pub fn stop_server(&self) -> Result<()> {
         self.control.signal("kube-apiserver", Signal::SIGKILL)
+    }
+
+    /// What enforcers have asked of it: events of audit.k8s.io, in the order in which they were answered.
+    ///
+    /// # Errors
+    /// When its audit log cannot be read.
+    pub fn asked(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.control.folder().join(AUDIT_LOG))?;
+        // The last line may be half there.
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Starts it again, and waits until it answers.
