@@ -59,6 +59,10 @@ pub mod programs {
     pub const POST_BIND4: &str = "post_bind4";
     /// See [`POST_BIND4`].
     pub const POST_BIND6: &str = "post_bind6";
+    /// Sockets of a cgroup that ask for an address and port.
+    pub const BIND4: &str = "bind4";
+    /// See [`BIND4`].
+    pub const BIND6: &str = "bind6";
     /// Socket address hooks of a cgroup.
     pub const CONNECT4: &str = "connect4";
     /// See [`CONNECT4`].

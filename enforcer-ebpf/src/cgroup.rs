@@ -18,8 +18,6 @@ use crate::{
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
-/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
 
 /// Packets sent by sockets of the cgroup.
 #[cgroup_skb(egress)]
@@ -66,10 +64,8 @@ fn parse(skb: Skb, packet: &mut Packet) -> Option<Reason> {
 
 #[inline(always)]
 fn reason(skb: Skb, endpoint: &Endpoint, packet: &mut Packet, direction: Direction) -> Reason {
-    // SAFETY: a field of the context.
-    let is_local = unsafe { (*skb).ifindex } == LOOPBACK;
     let judged = endpoint.switch.mode() != Mode::NoPolicyYet && packet.fragment == fragment::NONE;
-    if is_local && judged && local::is_own(skb, endpoint, packet, direction) {
+    if decide::is_on_loopback(skb) && judged && local::is_own(skb, endpoint, packet, direction) {
         return Reason::Flow;
     }
     let reason = match direction {

@@ -17,8 +17,11 @@ use crate::{
     packet::{ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, is_mapped, words},
     rules::{self, Question},
     skb::{Skb, read},
+    sockets::local::is_loopback,
 };
 
+/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 const DNS: [u8; 2] = 53u16.to_be_bytes();
 /// ICMP errors larger than this carry more than a quotation (RFC 1812 section 4.3.2.3).
 const LARGEST_ICMP4_ERROR: u32 = 576;
@@ -66,8 +69,8 @@ fn judge_egress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut 
     if packet.hop_by_hop != 0 {
         return Reason::ExtensionHeader;
     }
-    if CGROUP && is_resolver(endpoint, &packet.destination, packet.destination_port) {
-        return Reason::Dns;
+    if CGROUP && let Some(reason) = judge_loopback(skb, endpoint, packet) {
+        return reason;
     }
     if packet.fragment == fragment::LATER {
         return judge_later_fragment(endpoint, packet);
@@ -84,6 +87,25 @@ fn judge_egress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut 
     let reason = judge_flow(endpoint, packet);
     note_first_fragment(endpoint, packet, reason);
     reason
+}
+
+/// Queries to the resolver, and what goes to loopback by another device: a socket that is bound to one (SO_BINDTODEVICE,
+/// IP_PKTINFO) sends there whatever the address is, and a neighbour may take it.
+#[inline(always)]
+fn judge_loopback(skb: Skb, endpoint: &Endpoint, packet: &Packet) -> Option<Reason> {
+    let here = is_on_loopback(skb);
+    match is_resolver(endpoint, &packet.destination, packet.destination_port) {
+        true if here => Some(Reason::Dns),
+        true => Some(Reason::DnsElsewhere),
+        false => (!here && is_loopback(&packet.destination)).then_some(Reason::NoMatch),
+    }
+}
+
+/// Whether a packet of a cgroup comes or goes by the loopback device.
+#[inline(always)]
+pub fn is_on_loopback(skb: Skb) -> bool {
+    // SAFETY: a field of the context.
+    unsafe { (*skb).ifindex == LOOPBACK }
 }
 
 /// Whether a frame goes to a neighbour instead of the gateway (B40). Groups have addresses of their own, in both
@@ -169,7 +191,7 @@ pub fn ingress<const CGROUP: bool>(skb: Skb, endpoint: &Endpoint, packet: &mut P
     if matches!(endpoint.switch.mode(), Mode::NoPolicyYet) {
         return Reason::NoPolicyYet;
     }
-    if CGROUP && is_resolver(endpoint, &packet.source, packet.source_port) {
+    if CGROUP && is_on_loopback(skb) && is_resolver(endpoint, &packet.source, packet.source_port) {
         return Reason::Dns;
     }
     if packet.fragment == fragment::LATER {

@@ -24,7 +24,7 @@ fn programs_are_replaced_in_place() {
     let pins = format!("/sys/fs/bpf/nameward/{}/v1/endpoints/sandbox", sandbox.name);
     let inodes = || must(&format!("for link in {pins}/link_*; do stat -c %i $link; done"));
     let (programs, pinned) = (links(), inodes());
-    assert_eq!(pinned.lines().count(), 14);
+    assert_eq!(pinned.lines().count(), 16);
     let mut client = sandbox.start(
         "",
         "s = socket(AF_INET, SOCK_STREAM); s.connect(('198.51.100.2', 80)); show('ready')
@@ -101,7 +101,7 @@ fn removal_frees_every_object() {
         objects.extend(shown["prog_id"].as_u64().map(|program| ("prog", program)));
     }
     let count = |wanted| objects.iter().filter(|(kind, _)| *kind == wanted).count();
-    assert_eq!((count("link"), count("prog"), count("map")), (14, 14, 14));
+    assert_eq!((count("link"), count("prog"), count("map")), (16, 16, 14));
     sandbox.host().remove("brief").unwrap();
     for (kind, id) in &objects {
         wait_until("the kernel frees it", Duration::from_secs(10), || {

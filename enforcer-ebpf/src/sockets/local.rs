@@ -31,6 +31,9 @@ const CURRENT_NETNS: u64 = u64::MAX;
 const LOOPBACK4: Address = nameward_abi::mapped([127, 0, 0, 1]);
 const LOOPBACK6: Address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ANY4: Address = nameward_abi::mapped([0; 4]);
+/// Addresses that no host has: only who listens at all addresses gets what is sent there.
+const NOBODY4: Address = nameward_abi::mapped([240, 0, 0, 1]);
+const NOBODY6: Address = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const BROADCAST4: Address = nameward_abi::mapped([127, 255, 255, 255]);
 
 /// Who would answer at an address and port of this host.
@@ -143,13 +146,24 @@ fn find(ctx: *mut c_void, tuple: *mut c_void, size: u32, protocol: u8) -> *mut b
 /// Who listens where a socket wants to go. A wildcard listener answers for this host's addresses only.
 #[inline(always)]
 pub fn listener(ctx: *mut bpf_sock_addr, endpoint: &Endpoint, question: &Question) -> Listener {
-    let source = if is_mapped(&question.remote) { ANY4 } else { [0; 16] };
+    match found(ctx, &question.remote, question.port, question.protocol) {
+        Listener::Own if !is_loopback(&question.remote) && !endpoint.owns(&question.remote) => {
+            Listener::Foreign
+        }
+        found => found,
+    }
+}
+
+/// Whose socket the kernel finds for an address and port.
+#[inline(always)]
+fn found(ctx: *mut bpf_sock_addr, address: &Address, port: Port, protocol: u8) -> Listener {
+    let source = if is_mapped(address) { ANY4 } else { [0; 16] };
     let ends = Ends {
         source: &source,
-        destination: &question.remote,
+        destination: address,
         source_port: [0; 2],
-        destination_port: question.port,
-        protocol: question.protocol,
+        destination_port: port,
+        protocol,
     };
     let socket = lookup(ctx.cast(), &ends);
     if socket.is_null() {
@@ -162,11 +176,32 @@ pub fn listener(ctx: *mut bpf_sock_addr, endpoint: &Endpoint, question: &Questio
         bpf_sk_release(socket.cast());
         is_own
     };
-    if is_own && (is_loopback(&question.remote) || endpoint.owns(&question.remote)) {
-        Listener::Own
-    } else {
-        Listener::Foreign
+    if is_own { Listener::Own } else { Listener::Foreign }
+}
+
+/// Whether somebody outside receives datagrams that are sent to an address and port, which a socket of the sandbox asks
+/// for: two may have the same (SO_REUSEADDR), and get them in turn.
+#[inline(always)]
+pub fn is_taken(ctx: *mut bpf_sock_addr, address: &Address, port: Port) -> bool {
+    if words(address) == [0, 0] {
+        return is_foreign(ctx, &NOBODY6, port) || is_foreign(ctx, &NOBODY4, port);
     }
+    if words(address) == words(&ANY4) {
+        return is_foreign(ctx, &NOBODY4, port);
+    }
+    !is_for_many(address) && is_foreign(ctx, address, port)
+}
+
+#[inline(never)]
+fn is_foreign(ctx: *mut bpf_sock_addr, address: &Address, port: Port) -> bool {
+    found(ctx, address, port, UDP) == Listener::Foreign
+}
+
+/// Whether the kernel delivers a copy on this host of what is sent to an address, which no packet hook sees. Those of a
+/// subnet are not known here.
+#[inline(always)]
+pub fn loops_back(address: &Address) -> bool {
+    is_mapped(address) && is_for_many(address)
 }
 
 /// Whether all sockets with a port get what is sent to an address, not only the one that a lookup finds.

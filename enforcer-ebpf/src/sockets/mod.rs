@@ -4,6 +4,10 @@
 //! ([`dns`]). `connect` also gives the verdict on TCP, because a dropped SYN would make it hang; it neither denies
 //! nor reports UDP, which resolvers connect only to sort addresses (RFC 6724). The packet hooks remain the
 //! authority: what passes here is judged again there. [`local`] knows the listeners of the sandbox itself.
+//!
+//! Two things are decided here alone. What IPv4 sends to groups and to everybody the kernel also delivers on this host, as a
+//! copy that has no socket and that no packet hook sees (`ip_mc_output`). And a port that somebody outside listens at is
+//! not shared: a datagram that is judged for a listener inside would reach the one outside if the former went away just then.
 
 mod address;
 pub mod dns;
@@ -32,6 +36,8 @@ use crate::{
 const PASS: i32 = 1;
 const DENY: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+const EPERM: i32 = 1;
+const EADDRINUSE: i32 = 98;
 const DNS: Port = 53u16.to_be_bytes();
 const SOCK_STREAM: u32 = 1;
 const SCTP: u32 = 132;
@@ -48,6 +54,18 @@ pub fn post_bind4(ctx: SockContext) -> i32 {
 pub fn post_bind6(ctx: SockContext) -> i32 {
     local::mark(&ctx);
     PASS
+}
+
+/// IPv4 sockets ask for an address and port.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    bind(ctx.sock_addr, Hook::V4)
+}
+
+/// IPv6 sockets ask for an address and port.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    bind(ctx.sock_addr, Hook::V6)
 }
 
 /// IPv4 sockets connect.
@@ -144,20 +162,24 @@ fn connect(ctx: *mut bpf_sock_addr, hook: Hook) -> i32 {
     if is_foreign(ctx, &endpoint) {
         return deny(&endpoint, &remote, port, protocol, Reason::ForeignNetns);
     }
-    if protocol != TCP && protocol != UDP {
+    let loops_back = protocol != TCP && local::loops_back(&remote);
+    if protocol != TCP && protocol != UDP && !loops_back {
         return PASS;
     }
     local::name_loopback(&mut remote);
     let mut question = Question::new(remote, protocol, port);
-    if is_redirected(&endpoint, &question) {
+    if protocol != 0 && is_redirected(&endpoint, &question) {
         if local::listener(ctx, &endpoint, &question) == Listener::Own {
             return PASS;
         }
         return match dns::redirect(ctx, hook, &endpoint, &question) {
             true => PASS,
-            false if protocol == UDP => PASS,
+            false if protocol == UDP && !loops_back => PASS,
             false => deny(&endpoint, &remote, port, protocol, Reason::DnsElsewhere),
         };
+    }
+    if loops_back {
+        return send_to_group(&endpoint, &mut question);
     }
     if protocol == UDP || dns::is_resolver(&remote, port) {
         return PASS;
@@ -190,12 +212,39 @@ fn send(ctx: *mut bpf_sock_addr, hook: Hook) -> i32 {
         return deny(&endpoint, &remote, port, UDP, Reason::ForeignNetns);
     }
     local::name_loopback(&mut remote);
-    let question = Question::new(remote, UDP, port);
-    if !is_redirected(&endpoint, &question) || local::listener(ctx, &endpoint, &question) == Listener::Own {
+    let mut question = Question::new(remote, UDP, port);
+    // What cannot be redirected is denied where packets are judged.
+    if is_redirected(&endpoint, &question)
+        && (local::listener(ctx, &endpoint, &question) == Listener::Own
+            || dns::redirect(ctx, hook, &endpoint, &question))
+    {
         return PASS;
     }
-    // What cannot be redirected is denied where packets are judged.
-    dns::redirect(ctx, hook, &endpoint, &question);
+    if local::loops_back(&remote) { send_to_group(&endpoint, &mut question) } else { PASS }
+}
+
+/// What is sent to an address that stands for many on IPv4.
+#[inline(always)]
+fn send_to_group(endpoint: &Endpoint, question: &mut Question) -> i32 {
+    let reason = judge(endpoint, question);
+    if reason.allows() {
+        return PASS;
+    }
+    match deny_here(endpoint, &question.remote, question.port, question.protocol, reason) {
+        PASS => PASS,
+        // As where packets are judged.
+        _ => fail(EPERM),
+    }
+}
+
+#[inline(always)]
+fn bind(ctx: *mut bpf_sock_addr, hook: Hook) -> i32 {
+    let Some(endpoint) = endpoint(ctx) else { return DENY };
+    let (address, port) = address::read(ctx, hook);
+    let denies = matches!(endpoint.switch.mode(), Mode::Enforce | Mode::NoPolicyYet);
+    if denies && protocol(ctx) == UDP && port != [0; 2] && local::is_taken(ctx, &address, port) {
+        return fail(EADDRINUSE);
+    }
     PASS
 }
 
@@ -220,11 +269,17 @@ fn is_foreign(ctx: *mut bpf_sock_addr, endpoint: &Endpoint) -> bool {
 /// the packet hook does and tells, so that nothing is told twice.
 #[inline(always)]
 fn deny(endpoint: &Endpoint, remote: &Address, port: Port, protocol: u8, reason: Reason) -> i32 {
-    let (action, verdict) = verdict(endpoint.switch, reason);
-    let here_only = matches!(reason, Reason::ForeignNetns);
-    if !here_only && action != Action::Reject {
+    let (action, _) = verdict(endpoint.switch, reason);
+    if !matches!(reason, Reason::ForeignNetns) && action != Action::Reject {
         return PASS;
     }
+    deny_here(endpoint, remote, port, protocol, reason)
+}
+
+/// The same where no packet hook would.
+#[inline(always)]
+fn deny_here(endpoint: &Endpoint, remote: &Address, port: Port, protocol: u8, reason: Reason) -> i32 {
+    let (action, verdict) = verdict(endpoint.switch, reason);
     let mut packet = Packet::new();
     packet.destination = *remote;
     packet.destination_port = port;
@@ -241,7 +296,13 @@ fn deny(endpoint: &Endpoint, remote: &Address, port: Port, protocol: u8, reason:
 /// `connect` fails at once as if the other side had answered so.
 #[inline(always)]
 fn refuse() -> i32 {
+    fail(ECONNREFUSED)
+}
+
+/// The system call fails with an error of its own.
+#[inline(always)]
+fn fail(error: i32) -> i32 {
     // SAFETY: takes and returns a number.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    unsafe { bpf_set_retval(-error) };
     DENY
 }

@@ -31,9 +31,11 @@ use super::{KernelError, cgroup_sockets, links, loading};
 /// The hooks of a cgroup, in the order of attaching: sockets are marked before anything looks for the mark, and
 /// programs are shown the servers they meant before the first query is redirected. What takes long to load comes last,
 /// see [`loading`].
-const HOOKS: [&str; 14] = [
+const HOOKS: [&str; 16] = [
     programs::POST_BIND4,
     programs::POST_BIND6,
+    programs::BIND4,
+    programs::BIND6,
     programs::RECVMSG4,
     programs::RECVMSG6,
     programs::GETPEERNAME4,
