@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use nameward_policy::{Outcome, Reason};
 use nameward_test_support::{Scratch, privileged};
 use serde_json::Value;
 
@@ -69,5 +70,29 @@ fn alerts_and_dashboard_speak_of_metrics_that_there_are() {
     assert!(named.len() > 15, "{named:?}");
     for name in named {
         assert!(known.contains(name), "{name} is no metric of ours");
+    }
+}
+
+// Who is woken, or asks why, finds what to do; and nothing is explained that there is not.
+#[test]
+fn every_alert_and_every_denial_has_its_runbook() {
+    let alerts = fs::read_to_string(folder().join("alerts.yaml")).unwrap();
+    let alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let denials = Reason::ALL.iter().filter(|reason| reason.outcome() == Outcome::Denied);
+    let wanted: BTreeSet<&str> = alerts.chain(denials.map(|reason| reason.word())).collect();
+    assert!(wanted.len() > 30, "{wanted:?}");
+    let runbooks = fs::read_to_string(folder().join("../runbooks.md")).unwrap();
+    let sections = runbooks.split("\n### ").skip(1).map(|section| section.split_once('\n').unwrap());
+    let written: BTreeSet<&str> = sections.clone().map(|(name, _)| name).collect();
+    assert_eq!(wanted, written);
+    for (name, text) in sections {
+        let text = text.split("\n## ").next().unwrap_or_default().trim();
+        assert!(text.len() > 20, "{name} says nothing");
+        // Links within the page lead somewhere.
+        for link in text.split("](#").skip(1) {
+            let target = link.split(')').next().unwrap_or_default();
+            let is_there = written.iter().any(|section| section.to_lowercase() == target);
+            assert!(is_there, "{name}: there is no section {target}");
+        }
     }
 }
