@@ -21,6 +21,7 @@ use crate::{
 
 const SECOND: u64 = 1_000_000_000;
 const BOTH_FINS: u8 = 3;
+const DNS: Port = 53u16.to_be_bytes();
 
 /// Finds the flow of a packet and leaves in `key` where it is, or would be.
 ///
@@ -218,6 +219,10 @@ fn note(endpoint: &Endpoint, packet: &Packet, key: &FlowKey, flow: &mut Flow, eg
         flow.unseen = 0;
     }
     if !(answered || shown) || packet.protocol == ICMP || packet.protocol == ICMP6 {
+        return true;
+    }
+    // A question to a server that is asked directly is over with its answer: it takes no connection's place.
+    if packet.protocol == UDP && opened_here && key.remote_port == DNS {
         return true;
     }
     establish(endpoint.now, key, flow)

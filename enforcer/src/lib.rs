@@ -4,12 +4,13 @@
 //! [`endpoints`] joins the two for one workload; [`enforcer`] is the handle that others hold; [`decisions`]
 //! tells what happened; [`dns_link`] brings DNS of interface endpoints to the resolver; [`config`],
 //! [`feed_client`] and [`wiring`] make the standalone process; [`policies`] and [`pods`] what it does on a node of a
-//! Kubernetes cluster. It answers no DNS.
+//! Kubernetes cluster, [`certificates`] how it proves to resolvers elsewhere which node it is. It answers no DNS.
 //!
 //! Used by `nameward-enforcer` and, in one process with the resolver, by `nameward run`.
 
 pub mod api;
 pub mod audit;
+pub mod certificates;
 pub mod config;
 mod connections;
 mod coverage;

@@ -8,6 +8,8 @@ use std::{
 };
 
 use clap::Parser;
+use tokio::sync::watch;
+
 use nameward_daemon::{
     LogForm,
     audit::{AuditOptions, AuditPlace},
@@ -18,10 +20,18 @@ use nameward_policy::Name;
 
 use nameward_api::serve::ApiPlace;
 
-use crate::{EnforcerOptions, dns_link::DnsLinkOptions, feed_client::Place, kernel::HostOptions};
+use crate::{
+    EnforcerOptions,
+    dns_link::DnsLinkOptions,
+    feed_client::{FoundResolver, Place},
+    kernel::HostOptions,
+    policies::watch::ResolverService,
+};
 
 /// Where everything of a running system is.
 const RUN: &str = "/run/nameward";
+/// What a service of resolvers begins with.
+const SERVICE_SCHEME: &str = "service:";
 
 /// Enforces egress policies by name on the interfaces and cgroups of this host.
 ///
@@ -31,7 +41,7 @@ const RUN: &str = "/run/nameward";
 #[command(name = "nameward-enforcer", version)]
 pub struct Options {
     /// Endpoints, policies and settings (YAML)
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["remove", "kubernetes", "prepare_for", "uninstall"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["remove", "kubernetes", "prepare_for", "uninstall", "sign"])]
     pub config: Option<PathBuf>,
 
     /// Guard the pods of this Kubernetes node by the EgressPolicies of the cluster
@@ -65,10 +75,27 @@ pub struct Options {
     /// Where resolvers are; may be repeated, all are connected to [default: unix:/run/nameward/feed]
     ///
     /// unix:DIR is a folder where resolvers of this host listen, and get the DNS sockets of its workloads.
+    /// service:NAMESPACE/NAME are the resolvers behind a service of the cluster (its port `feed`), which have to prove
+    /// NAME.NAMESPACE.svc; all of them are connected to, as they come and go.
     /// tls://ADDR:PORT is a resolver elsewhere, which has to prove NAME (ADDR, where it is left out). DNS sockets cannot
     /// be given away over the network: workloads have to reach it by a forwarder that it trusts.
-    #[arg(long, value_name = "unix:DIR | tls://ADDR:PORT[#NAME]", verbatim_doc_comment)]
+    #[arg(
+        long,
+        value_name = "unix:DIR | service:NAMESPACE/NAME | tls://ADDR:PORT[#NAME]",
+        verbatim_doc_comment
+    )]
     pub feed: Vec<FeedPlace>,
+
+    /// Have certificates for resolvers of the cluster signed by its signer (nameward.io/feed), and keep them in this folder
+    #[arg(long, value_name = "DIR", requires = "kubernetes", conflicts_with = "feed_certificate")]
+    pub feed_certificates: Option<PathBuf>,
+
+    /// Pods ask the cluster's DNS themselves, which forwards what it does not know to resolvers of the cluster
+    ///
+    /// Nothing is redirected: questions for other servers are denied. The Corefile has to be written for it; `nameward check
+    /// corefile` says whether it is.
+    #[arg(long, requires_all = ["kubernetes", "cluster_dns"])]
+    pub forwarded: bool,
 
     /// Certificate for tls:// resolvers (PEM): it has to be for the name of --node. Read again when it changes
     #[arg(long, value_name = "FILE", requires_all = ["feed_key", "feed_ca"])]
@@ -126,6 +153,15 @@ pub struct Options {
     #[arg(long, hide = true, requires = "own_namespace", conflicts_with_all = ["remove", "kubernetes", "config", "prepare_for"])]
     pub uninstall: bool,
 
+    /// Sign certificates of nodes for the feed, and keep those of the resolver beside us in this folder: what the chart runs
+    /// beside each resolver of the cluster
+    #[arg(long, hide = true, value_name = "DIR", requires = "own_namespace", conflicts_with_all = ["remove", "kubernetes", "config", "prepare_for", "uninstall"])]
+    pub sign: Option<PathBuf>,
+
+    /// End when the resolver has its certificates
+    #[arg(long, hide = true, requires = "sign")]
+    pub once: bool,
+
     /// A mounted BPF file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
@@ -166,6 +202,8 @@ pub enum FeedPlace {
     Folder(PathBuf),
     /// Elsewhere.
     Remote(Remote),
+    /// Behind a service of the cluster.
+    Service(ResolverService),
 }
 
 impl FromStr for FeedPlace {
@@ -174,6 +212,9 @@ impl FromStr for FeedPlace {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix(Remote::SCHEME) {
             return Remote::read(rest).map(Self::Remote);
+        }
+        if let Some(rest) = text.strip_prefix(SERVICE_SCHEME) {
+            return service(rest).map(Self::Service);
         }
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Folder(path.into())),
@@ -190,6 +231,7 @@ impl std::fmt::Display for FeedPlace {
         match self {
             Self::Folder(path) => write!(f, "unix:{}", path.display()),
             Self::Remote(remote) => remote.fmt(f),
+            Self::Service(service) => write!(f, "{SERVICE_SCHEME}{}/{}", service.namespace, service.name),
         }
     }
 }
@@ -199,9 +241,13 @@ impl std::fmt::Display for FeedPlace {
 pub enum FeedError {
     /// No certificates for them.
     #[error(
-        "--feed {0} needs certificates: name the files with --feed-certificate, --feed-key and --feed-ca"
+        "--feed {0} needs certificates: name the files with --feed-certificate, --feed-key and --feed-ca, or have them signed in \
+         the cluster with --feed-certificates"
     )]
-    NoCertificates(Remote),
+    NoCertificates(FeedPlace),
+    /// Only the API server knows who is behind a service.
+    #[error("--feed {0} is for nodes of a cluster: it needs --kubernetes")]
+    NoCluster(FeedPlace),
     /// Bad ones.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -218,7 +264,7 @@ impl Options {
                 ..HostOptions::default()
             },
             state: Some(self.state()),
-            dns_link: Some(DnsLinkOptions { trusted, ..self.dns_link() }),
+            dns_link: (!self.forwarded).then(|| DnsLinkOptions { trusted, ..self.dns_link() }),
         }
     }
 
@@ -249,26 +295,51 @@ impl Options {
         }
     }
 
-    /// The same, with the certificates that those elsewhere need.
+    /// The same, with the certificates that those elsewhere need; those behind a service are said by `found`.
     ///
     /// # Errors
     /// [`FeedError`].
-    pub fn places(&self) -> Result<Vec<Place>, FeedError> {
-        let credentials = match (&self.feed_certificate, &self.feed_key, &self.feed_ca) {
-            (Some(certificate), Some(key), Some(authority)) => {
-                let (certificate, key, authority) = (certificate.clone(), key.clone(), authority.clone());
-                Some(Credentials::read(TlsFiles { certificate, key, authority })?)
-            }
-            _ => None,
-        };
+    pub fn places(&self, found: &watch::Receiver<Vec<FoundResolver>>) -> Result<Vec<Place>, FeedError> {
+        let credentials = self.credentials()?;
         let place = |place| match (place, &credentials) {
             (FeedPlace::Folder(folder), _) => Ok(Place::Folder(folder)),
             (FeedPlace::Remote(remote), Some(credentials)) => {
                 Ok(Place::Remote(remote, Arc::clone(credentials)))
             }
-            (FeedPlace::Remote(remote), None) => Err(FeedError::NoCertificates(remote)),
+            (place @ FeedPlace::Service(_), _) if !self.kubernetes => Err(FeedError::NoCluster(place)),
+            (FeedPlace::Service(_), credentials)
+                if credentials.is_some() || self.feed_certificates.is_some() =>
+            {
+                Ok(Place::Found(found.clone()))
+            }
+            (place @ (FeedPlace::Remote(_) | FeedPlace::Service(_)), _) => {
+                Err(FeedError::NoCertificates(place))
+            }
         };
         self.feed().into_iter().map(place).collect()
+    }
+
+    /// Certificates of the files that are named.
+    ///
+    /// # Errors
+    /// [`FeedError::Tls`].
+    pub fn credentials(&self) -> Result<Option<Arc<Credentials>>, FeedError> {
+        match (&self.feed_certificate, &self.feed_key, &self.feed_ca) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                let (certificate, key, authority) = (certificate.clone(), key.clone(), authority.clone());
+                Ok(Some(Credentials::read(TlsFiles { certificate, key, authority })?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Services of resolvers.
+    pub fn services(&self) -> Vec<ResolverService> {
+        let service = |place| match place {
+            FeedPlace::Service(service) => Some(service),
+            FeedPlace::Folder(_) | FeedPlace::Remote(_) => None,
+        };
+        self.feed().into_iter().filter_map(service).collect()
     }
 
     /// What this host is called.
@@ -301,6 +372,20 @@ impl Options {
     fn run_folder(&self) -> PathBuf {
         let run = PathBuf::from(RUN);
         self.instance.as_ref().map_or(run.clone(), |instance| run.join(instance))
+    }
+}
+
+/// `NAMESPACE/NAME`.
+fn service(text: &str) -> Result<ResolverService, String> {
+    let is_label = |text: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&text.len()) && text.bytes().all(plain)
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if is_label(namespace) && is_label(name) => {
+            Ok(ResolverService { namespace: namespace.into(), name: name.into() })
+        }
+        _ => Err("write a namespace and a name, such as service:nameward/nameward-resolver".into()),
     }
 }
 
@@ -350,7 +435,35 @@ mod tests {
         let options = Options::try_parse_from(all).unwrap();
         let told = options.feed().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         assert_eq!(told, "unix:/x tls://192.0.2.1:9853#r.example");
-        assert!(options.places().unwrap_err().to_string().contains("--feed-certificate"));
+        let (_, nobody) = watch::channel(Vec::new());
+        assert!(options.places(&nobody).unwrap_err().to_string().contains("--feed-certificate"));
+    }
+
+    #[test]
+    fn resolvers_behind_a_service_are_the_cluster_s() {
+        let (_, nobody) = watch::channel(Vec::new());
+        let read = |arguments: &[&str]| {
+            let feed = ["nameward-enforcer", "--feed", "service:nameward/nameward-resolver"];
+            Options::try_parse_from(feed.iter().chain(arguments)).unwrap()
+        };
+        let alone = read(&["--config", "f"]).places(&nobody).unwrap_err().to_string();
+        assert!(
+            alone.contains("service:nameward/nameward-resolver") && alone.contains("--kubernetes"),
+            "{alone}"
+        );
+        let bare = read(&["--kubernetes"]).places(&nobody).unwrap_err().to_string();
+        assert!(bare.contains("--feed-certificates"), "{bare}");
+        let whole = read(&[
+            "--kubernetes",
+            "--feed-certificates",
+            "/x",
+            "--cluster-dns",
+            "10.96.0.10",
+            "--forwarded",
+        ]);
+        assert_eq!(whole.places(&nobody).unwrap().len(), 1);
+        assert_eq!(whole.services().len(), 1);
+        assert!(whole.enforcer(Vec::new()).dns_link.is_none());
     }
 
     #[test]
@@ -364,6 +477,8 @@ mod tests {
         assert!(error(&["--config", "f", "--instance", "a/b"]).contains("lower-case letters"));
         assert!(error(&["--config", "f", "--feed", "/x"]).contains("write unix:/x"));
         assert!(error(&["--config", "f", "--feed", "tls://192.0.2.1"]).contains("a port"));
+        assert!(error(&["--config", "f", "--feed", "service:x"]).contains("a namespace and a name"));
+        assert!(error(&["--kubernetes", "--forwarded"]).contains("--cluster-dns"));
         assert!(error(&["--config", "f", "--feed-key", "k"]).contains("--feed-ca"));
         assert!(error(&[]).contains("--config"));
         assert!(Options::try_parse_from(["nameward-enforcer", "--remove"]).is_ok());

@@ -9,6 +9,8 @@ mod follow;
 mod node;
 mod prepare;
 mod removal;
+mod resolvers;
+mod sign;
 mod uninstall;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
@@ -17,6 +19,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use nameward_api::serve::serve;
 use nameward_daemon::{StopSignals, Tasks, log, supervisor};
+use tokio::sync::watch;
 
 use self::follow::Follower;
 use crate::{
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
         Some(user) => prepare::prepare(&options, user),
         None if options.remove => removal::remove(&options),
         None if options.uninstall => uninstall::uninstall(&options),
+        None if options.sign.is_some() => sign::sign(&options),
         None => start(&options),
     };
     match done {
@@ -59,7 +63,8 @@ fn start(options: &Options) -> Result<()> {
 
 async fn enforce(options: &Options, config: Option<Config>) -> Result<()> {
     let mut signals = StopSignals::listen()?;
-    let places = options.places()?;
+    let (found, finding) = watch::channel(Vec::new());
+    let places = options.places(&finding)?;
     let trusted = trusted(options, config.as_ref());
     let enforcer = open(options, trusted.clone())?;
     if let Some(wanted) = options.audit() {
@@ -73,7 +78,7 @@ async fn enforce(options: &Options, config: Option<Config>) -> Result<()> {
     if options.kubernetes {
         let settings = cluster::settings(options, config.as_ref(), trusted);
         tokio::select! {
-            begun = cluster::begin(options, config, settings, guardian, &enforcer, &mut tasks) => begun?,
+            begun = cluster::begin(options, config, settings, guardian, &enforcer, (&feed, found), &mut tasks) => begun?,
             () = signals.arrived() => return Ok(()),
         }
     } else {

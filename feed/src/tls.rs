@@ -34,6 +34,18 @@ const PROTOCOL: &[u8] = b"h2";
 /// From the first packet to a proven name, both ways.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
 
+/// PEM, for those who make certificates.
+pub mod pem {
+    use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
+
+    /// The request for a certificate in a text, in DER form.
+    pub fn certificate_request(text: &str) -> Option<Vec<u8>> {
+        CertificateSigningRequestDer::from_pem_slice(text.as_bytes())
+            .ok()
+            .map(|request| request.as_ref().to_vec())
+    }
+}
+
 /// Where the certificates of one side are (PEM).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {

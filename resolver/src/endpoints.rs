@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use nameward_policy::DnsRules;
+use nameward_policy::{DnsMode, DnsRules, DnsRulesData, DnsSettings, Limits as PolicyLimits, TtlBounds};
 use tokio::sync::Notify;
 
 pub use nameward_feed::Identity;
@@ -17,6 +17,9 @@ use crate::fast_path::{FastPath, SharedMemory};
 use crate::granted::GrantedNames;
 use crate::grants::{EVERYONE, Scope};
 use crate::limits::Limits;
+
+/// What the log calls those that nobody guards.
+const UNGUARDED: &str = "workloads without policies";
 
 /// An endpoint as the enforcer describes it.
 #[derive(Clone, Debug)]
@@ -51,6 +54,15 @@ pub struct Endpoints {
     changed: Notify,
     memory: Arc<SharedMemory>,
     scope: Scope,
+    /// By the stream on which they were named.
+    forwarders: ArcSwap<HashMap<u64, Named>>,
+}
+
+/// Forwarders that an enforcer named.
+#[derive(Clone, Debug)]
+struct Named {
+    forwarders: Vec<IpAddr>,
+    is_live: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,6 +89,61 @@ impl Endpoints {
     /// Whom the answers to a forwarder are granted to.
     pub fn scope(&self) -> Scope {
         self.scope
+    }
+
+    /// These are all forwarders that an enforcer knows of, on the stream with this number.
+    pub fn set_forwarders(&self, stream: u64, forwarders: &[IpAddr]) {
+        self.forwarders.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.retain(|_, named| named.is_live);
+            known.insert(stream, Named { forwarders: forwarders.to_vec(), is_live: true });
+            known
+        });
+    }
+
+    /// A stream has ended: its word counts no more, unless nobody else's does. If no forwarder were known, the whole cluster
+    /// would be without names until an enforcer is back.
+    pub fn forget_forwarders(&self, stream: u64) {
+        self.forwarders.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            let ended = known.remove(&stream);
+            let others = known.values().any(|named| !named.forwarders.is_empty());
+            known.extend(ended.filter(|_| !others).map(|named| (stream, Named { is_live: false, ..named })));
+            known
+        });
+    }
+
+    /// Whether an enforcer names this forwarder.
+    pub(crate) fn is_forwarder(&self, address: IpAddr) -> bool {
+        self.forwarders.load().values().any(|named| named.forwarders.contains(&address))
+    }
+
+    /// Who stands for all that nobody guards: may ask everything, and is granted nothing.
+    pub(crate) fn unguarded(&self) -> Arc<Endpoint> {
+        let limits = PolicyLimits {
+            queries_per_second: u32::MAX,
+            pending_queries: u32::MAX,
+            ..PolicyLimits::default()
+        };
+        let data = DnsRulesData {
+            mode: DnsMode::Pass,
+            allowed: Vec::new(),
+            denied: Vec::new(),
+            reachable: Vec::new(),
+            own_node: Vec::new(),
+            isolated_by: None,
+            settings: DnsSettings::default(),
+            ttl: TtlBounds::default(),
+            limits,
+        };
+        let view = EndpointView {
+            uid: UNGUARDED.into(),
+            name: UNGUARDED.into(),
+            generation: 1,
+            rules: Arc::new(DnsRules::new(data)),
+            identity: Vec::new(),
+        };
+        renewed(&HashMap::new(), view, &self.memory)
     }
 
     /// Replaces everything.

@@ -109,8 +109,14 @@ pub struct Options {
     pub upstream_ca: Option<PathBuf>,
 
     /// Address of a forwarder (CoreDNS) whose word counts on whom it asks for (EDNS option 65518); may be repeated
-    #[arg(long, value_name = "ADDR")]
-    pub trusted_forwarder: Vec<IpAddr>,
+    ///
+    /// `feed` stands for the servers of the cluster's DNS, as enforcers on Kubernetes nodes name them over tls:// feeds.
+    #[arg(long, value_name = "ADDR | feed", verbatim_doc_comment)]
+    pub trusted_forwarder: Vec<TrustedForwarder>,
+
+    /// What is answered to clients of a trusted forwarder that no enforcer guards
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = UnknownClients::Refuse)]
+    pub unknown_clients: UnknownClients,
 
     /// Whom the answer to a trusted forwarder is granted to
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = GrantScope::Endpoint)]
@@ -134,6 +140,37 @@ pub struct Options {
     /// Form of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
+}
+
+/// A forwarder whose word counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustedForwarder {
+    /// This one.
+    Address(IpAddr),
+    /// Those that enforcers name.
+    Feed,
+}
+
+impl FromStr for TrustedForwarder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "feed" => Ok(Self::Feed),
+            _ => text.parse().map(Self::Address).map_err(|_| {
+                "write an address, or `feed` for the servers of the cluster's DNS that enforcers name".into()
+            }),
+        }
+    }
+}
+
+/// What clients of a trusted forwarder are answered that no enforcer guards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownClients {
+    /// Nothing: REFUSED. By name (`--scope name`) they are filtered like workloads
+    Refuse,
+    /// Every name, unfiltered; it is granted to nobody, but by name, where rules of a workload allow it
+    Pass,
 }
 
 /// Whom the answer to a trusted forwarder is granted to.
@@ -226,6 +263,20 @@ impl Options {
             (Some(address), ..) => Err(OptionsError::NoCertificates(address)),
             (None, ..) => Ok(None),
         }
+    }
+
+    /// Addresses of forwarders that are named here.
+    pub fn forwarders(&self) -> Vec<IpAddr> {
+        let address = |one: &TrustedForwarder| match one {
+            TrustedForwarder::Address(address) => Some(*address),
+            TrustedForwarder::Feed => None,
+        };
+        self.trusted_forwarder.iter().filter_map(address).collect()
+    }
+
+    /// Whether enforcers may name others.
+    pub fn believes_feed(&self) -> bool {
+        self.trusted_forwarder.contains(&TrustedForwarder::Feed)
     }
 
     /// Whom the answer to a trusted forwarder is granted to.

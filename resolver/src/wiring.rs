@@ -26,7 +26,7 @@ use crate::{
     endpoints::Endpoints,
     feed_server::{Enforcers, FeedServer, SocketTaker},
     grants::{Acknowledge, Grantor, Scope},
-    options::{Options, Source},
+    options::{Options, Source, UnknownClients},
     refused::RefusedNames,
     upstream::Upstream,
 };
@@ -215,7 +215,9 @@ fn config(options: &Options, upstreams: Upstreams, bounds: Bounds) -> ServerConf
         pending: bounds.pending,
         connections: bounds.connections,
         routes: upstreams.routes,
-        trusted_forwarders: options.trusted_forwarder.clone(),
+        trusted_forwarders: options.forwarders(),
+        believe_enforcers: options.believes_feed(),
+        pass_unknown: options.unknown_clients == UnknownClients::Pass,
         ..ServerConfig::new(upstreams.default)
     }
 }

@@ -98,6 +98,39 @@ async fn nobody_speaks_for_another_pod() {
     assert_eq!((upstream.count("a.example"), node.granted("a.example").len()), (0, 0));
 }
 
+// What nobody guards is answered where that is wanted, and opens nothing to anybody
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_nobody_guards_pass_where_they_may() {
+    for scope in ["endpoint", "name"] {
+        let upstream = upstream(60).await;
+        let (resolver, address) = resolver(&upstream, &["--unknown-clients", "pass", "--scope", scope]);
+        let coredns = CoreDns::start(address, &[OPTION]);
+        let (free, ask) =
+            (pod(9, 9), async |from: IpAddr, name: &str| client(from, coredns.address).ask(name).await);
+        assert_eq!(
+            ask(free, "first.example").await.addresses,
+            [ADDRESS],
+            "{scope}: there is no workload at all"
+        );
+        let node = Node::start(1, &resolver.feed(), &[&["a.example"]]);
+        wait_until_known(node.pod(1), coredns.address).await;
+        for _ in 0..2 {
+            assert_eq!(ask(free, "elsewhere.example").await.addresses, [ADDRESS], "{scope}");
+            let filtered = ask(node.pod(1), "elsewhere.example").await;
+            assert_eq!((filtered.code, filtered.addresses.len()), (ResponseCode::NXDomain, 0), "{scope}");
+        }
+        assert_eq!(node.granted("elsewhere.example"), [] as [&str; 0]);
+        assert_eq!(ask(free, "a.example").await.addresses, [ADDRESS]);
+        // By name a cache in front gives it to those that may use it.
+        let granted: &[&str] = if scope == "name" { &[""] } else { &[] };
+        assert_eq!(node.granted("a.example"), granted, "{scope}");
+        // A forwarder that does not say whom it asks for gets nothing of that.
+        let silent = CoreDns::start(address, &[]);
+        let answer = client(free, silent.address).ask("other.example").await;
+        assert_eq!(answer.addresses.len(), 0, "{scope}: {answer:?}");
+    }
+}
+
 // R10: CoreDNS asks us, and we ask CoreDNS
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_that_comes_back_ends_the_loop() {

@@ -38,7 +38,11 @@ fn rendered(arguments: &[&str]) -> Result<String, String> {
 }
 
 pub(crate) fn the_chart_lints(_: &World) {
-    for arguments in [&["--strict"][..], &["--strict", "--set", "cni.install=false,crds.install=false"]] {
+    for arguments in [
+        &["--strict"][..],
+        &["--strict", "--set", "cni.install=false,crds.install=false"],
+        &["--strict", "--set", "forward.enabled=true,forward.scope=Endpoint"],
+    ] {
         let output = helm(&["lint"], arguments);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -49,9 +53,13 @@ pub(crate) fn the_chart_lints(_: &World) {
 pub(crate) fn the_chart_renders_as_it_is_written_down(_: &World) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/golden");
     let everything = folder.join("everything.values.yaml").display().to_string();
-    let cases: [(&str, &[&str]); 2] = [
+    let cases: [(&str, &[&str]); 3] = [
         ("default", &["--set", "clusterDNS.addresses={10.96.0.10}"]),
         ("everything", &["--values", &everything]),
+        (
+            "forward",
+            &["--set", "clusterDNS.addresses={10.96.0.10},forward.enabled=true,forward.clusterIP=10.96.0.53"],
+        ),
     ];
     for (name, arguments) in cases {
         let file = folder.join(format!("{name}.yaml"));
@@ -77,6 +85,10 @@ pub(crate) fn the_chart_renders_as_it_is_written_down(_: &World) {
 pub(crate) fn values_that_make_no_sense_are_refused(_: &World) {
     let cases = [
         ("cni.timeoutSeconds=0", "/cni/timeoutSeconds"),
+        ("forward.upstreams={198.51.100.53}", "/forward/upstreams"),
+        ("forward.enabled=true,forward.scope=Pod", "/forward/scope"),
+        ("forward.enabled=true,forward.clusterIP=resolver", "/forward/clusterIP"),
+        ("forward.enabled=true,forward.replicas=0", "/forward/replicas"),
         ("cni.install=false,cni.exemptWhenDown={kube-system}", "/cni/exemptWhenDown"),
         ("image.digests.enforcer=sha256:abc", "/image/digests/enforcer"),
         ("enforcer.memory.maxPods=0", "/enforcer/memory/maxPods"),

@@ -75,7 +75,12 @@ fn policy(number: usize, first_name: &str) -> Value {
 pub(crate) fn measure_index(quick: bool, figures: &mut Figures) -> Result<()> {
     let numbers = numbers(quick);
     println!("-- index: {} pods, {} policies", numbers.on_node, numbers.policies);
-    let options = IndexOptions { node: "n1".into(), own_namespace: None, settings: Settings::default() };
+    let options = IndexOptions {
+        node: "n1".into(),
+        own_namespace: None,
+        settings: Settings::default(),
+        forwards: false,
+    };
     let mut index = Index::new(options);
     for number in 0..NAMESPACES {
         let name = namespace(number);

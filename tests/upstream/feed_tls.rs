@@ -41,10 +41,14 @@ struct Resolver {
 
 impl Resolver {
     fn start(files: &TlsFiles, upstream: &FakeDns) -> Self {
+        Self::trusting("127.0.0.1", files, upstream)
+    }
+
+    fn trusting(forwarder: &str, files: &TlsFiles, upstream: &FakeDns) -> Self {
         let folder = Scratch::new("resolver").unwrap();
         let mut command = command();
         command.args(["--feed", "tls://127.0.0.1:0", "--listen", "127.0.0.1:0"]);
-        command.args(["--trusted-forwarder", "127.0.0.1", "--upstream", &upstream.address().to_string()]);
+        command.args(["--trusted-forwarder", forwarder, "--upstream", &upstream.address().to_string()]);
         command.arg("--feed-certificate").arg(&files.certificate);
         command.arg("--feed-key").arg(&files.key).arg("--feed-ca").arg(&files.authority);
         let log = folder.path().join("log");
@@ -204,6 +208,34 @@ async fn a_bare_source_address_is_refused() {
     })
     .await;
     assert_eq!(Client::new("127.0.0.2", resolver.dns).ask("a.example").await.code, ResponseCode::Refused);
+}
+
+// Q1: the servers of the cluster's DNS, as enforcers name them
+#[tokio::test(flavor = "multi_thread")]
+async fn enforcers_name_the_forwarders() {
+    let (authority, upstream) = (Authority::new(), well(1).await);
+    let resolver = Resolver::trusting("feed", &files(&authority, "resolver", NAME), &upstream);
+    let node = Enforcer::start("node-1", 1, &files(&authority, "node-1", "node-1"), &[&resolver]);
+    resolver.wait_for_log("an enforcer is connected");
+    assert_eq!(resolver.ask(node.workload, "a.example").await.0, ResponseCode::Refused, "nobody named us");
+    node.client.publish_forwarders(vec![[127, 0, 0, 9].into(), [127, 0, 0, 1].into()]);
+    node.wait_until_served(&resolver).await;
+    node.client.publish_forwarders(vec![[127, 0, 0, 9].into()]);
+    let refused =
+        async || (resolver.ask(node.workload, "a.example").await.0 == ResponseCode::Refused).then_some(());
+    wait_until_async("we are named no more", SOON, refused).await;
+    // Another one says so in its snapshot, for as long as it is there.
+    let other = Enforcer::start("node-2", 2, &files(&authority, "node-2", "node-2"), &[]);
+    let credentials = Credentials::read(files(&authority, "node-2", "node-2")).unwrap();
+    let (found, places) = tokio::sync::watch::channel(Vec::new());
+    let backend = Arc::clone(&other.node) as Arc<dyn Backend>;
+    let client = FeedClient::new(vec![Place::Found(places)], "node-2".into(), backend);
+    client.publish_forwarders(vec![[127, 0, 0, 1].into()]);
+    let task = tokio::spawn(Arc::clone(&client).run());
+    found.send(vec![(resolver.remote(), credentials)]).unwrap();
+    other.wait_until_served(&resolver).await;
+    task.abort();
+    wait_until_async("its word counts no more", SOON, refused).await;
 }
 
 type Said = (mpsc::UnboundedSender<FromEnforcer>, tonic::Streaming<nameward_feed::proto::FromResolver>);

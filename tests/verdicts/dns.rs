@@ -189,6 +189,22 @@ fn what_cannot_be_redirected_is_denied() {
     lab.sends(&udp((OWN4, 1), (UNKNOWN4, 53), &query(1)), REDIRECT, Reason::DnsElsewhere);
 }
 
+// F3: who asks a server directly, however often, keeps room for connections.
+#[test]
+fn questions_take_no_connection_s_place() {
+    if !privileged() {
+        return;
+    }
+    let mut lab = Lab::sized(2);
+    for port in 40_000..40_010 {
+        for _ in 0..2 {
+            lab.egress(&udp((OWN4, port), (DIRECT4, 53), &query(1)));
+            lab.receives(&udp((DIRECT4, 53), (OWN4, port), &query(1)), PASS, Reason::Flow);
+        }
+    }
+    assert_eq!(lab.flows().0.len(), 0);
+}
+
 #[test]
 fn rules_for_port_53_alone_mean_direct_dns() {
     if !privileged() {

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use nameward_feed::{
-    Identity, MalformedAddress, addresses, from_addresses,
+    Identity, MalformedAddress, addresses, from_addresses, ip_to_bytes,
     proto::{self, Refusal, ack::Outcome},
 };
 
@@ -70,6 +70,10 @@ impl BindingView {
             addresses: addresses(&self.addresses),
         }
     }
+}
+
+pub(super) fn forwarders(addresses: &[IpAddr]) -> proto::Forwarders {
+    proto::Forwarders { addresses: addresses.iter().copied().map(ip_to_bytes).collect() }
 }
 
 pub(super) fn request(grant: &proto::Grant) -> Result<GrantRequest, MalformedAddress> {

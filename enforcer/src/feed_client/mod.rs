@@ -10,6 +10,7 @@ mod messages;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,7 +23,11 @@ use nameward_feed::{
     tls::{Credentials, Remote},
 };
 use nameward_policy::Name;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 use connection::{Connection, ConnectionError};
 use messages::Distance;
@@ -70,7 +75,12 @@ pub enum Place {
     Folder(PathBuf),
     /// One on the network.
     Remote(Remote, Arc<Credentials>),
+    /// Those that somebody else finds, who come and go.
+    Found(watch::Receiver<Vec<FoundResolver>>),
 }
+
+/// One that somebody found, and what is proven to it.
+pub type FoundResolver = (Remote, Arc<Credentials>);
 
 /// A resolver to connect to.
 #[derive(Clone, Debug)]
@@ -104,6 +114,8 @@ pub struct FeedClient {
     node: String,
     backend: Arc<dyn Backend>,
     connections: Mutex<HashMap<String, Arc<Connection>>>,
+    /// Servers of the cluster's DNS, where they are known.
+    forwarders: Mutex<Option<Vec<IpAddr>>>,
     /// Why there is no stream to a resolver elsewhere: said once, not with each attempt.
     troubles: Mutex<HashMap<String, String>>,
 }
@@ -117,7 +129,8 @@ impl std::fmt::Debug for FeedClient {
 impl FeedClient {
     /// A client of the resolvers in these places; [`run`](Self::run) connects it.
     pub fn new(places: Vec<Place>, node: String, backend: Arc<dyn Backend>) -> Arc<Self> {
-        Arc::new(Self { places, node, backend, connections: Mutex::default(), troubles: Mutex::default() })
+        let (connections, forwarders, troubles) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { places, node, backend, connections, forwarders, troubles })
     }
 
     /// Connects to resolvers as they come, again when they went. Never ends by itself.
@@ -223,6 +236,21 @@ impl FeedClient {
         self.broadcast(|_| Message::EndpointRemoved(message.clone()));
     }
 
+    /// Says which servers the cluster's DNS has: forwarders, for resolvers elsewhere.
+    pub fn publish_forwarders(&self, forwarders: Vec<IpAddr>) {
+        // Under the same lock as snapshots are said: none says older ones after this.
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.forwarders.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(&forwarders) {
+            return;
+        }
+        let message = messages::forwarders(&forwarders);
+        for connection in connections.values().filter(|one| one.distance() == Distance::Far) {
+            connection.say(FromEnforcer { message: Some(Message::Forwarders(message.clone())) });
+        }
+        *known = Some(forwarders);
+    }
+
     /// Begins every stream anew over which DNS sockets are handed, with all that there are now.
     pub fn reconnect(&self) {
         let near = |connection: &&Arc<Connection>| connection.distance() == Distance::Near;
@@ -252,6 +280,11 @@ impl FeedClient {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             connections.insert(name.to_owned(), Arc::clone(&connection));
             say_snapshot();
+            let forwarders = self.forwarders.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(forwarders) = forwarders.as_ref().filter(|_| resolver.distance() == Distance::Far) {
+                let message = Message::Forwarders(messages::forwarders(forwarders));
+                connection.say(FromEnforcer { message: Some(message) });
+            }
         };
         let ended = connection.serve(resolver, &self.node, &self.backend, outgoing, enter).await;
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
@@ -289,6 +322,12 @@ fn resolvers(place: &Place) -> Vec<Resolver> {
             found.into_iter().map(Resolver::Near).collect()
         }
         Place::Remote(remote, credentials) => vec![Resolver::Far(remote.clone(), Arc::clone(credentials))],
+        Place::Found(found) => {
+            let far = |(remote, credentials): &FoundResolver| {
+                Resolver::Far(remote.clone(), Arc::clone(credentials))
+            };
+            found.borrow().iter().map(far).collect()
+        }
     }
 }
 

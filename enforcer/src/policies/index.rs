@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -19,6 +19,8 @@ use nameward_policy::{
 
 use super::{Configured, PodFacts, PolicyFacts, Subject, snapshot::Snapshot};
 
+const DNS_PORT: u16 = 53;
+
 /// What does not change while the process runs.
 #[derive(Clone, Debug, Default)]
 pub struct IndexOptions {
@@ -28,6 +30,8 @@ pub struct IndexOptions {
     pub own_namespace: Option<String>,
     /// Settings below those of the `EgressConfig`.
     pub settings: Settings,
+    /// Pods ask the cluster's DNS itself, which forwards to resolvers.
+    pub forwards: bool,
 }
 
 /// A pod, and what it may do.
@@ -94,6 +98,8 @@ pub struct Index {
     dns_backends: BTreeSet<Arc<str>>,
     /// Where they answer, by other ports than 53.
     dns_servers: Vec<SocketAddr>,
+    /// Their addresses.
+    dns_addresses: BTreeSet<IpAddr>,
 }
 
 impl Decided {
@@ -120,6 +126,7 @@ impl Index {
             own_node: Vec::new(),
             dns_backends: BTreeSet::new(),
             dns_servers: Vec::new(),
+            dns_addresses: BTreeSet::new(),
         }
     }
 
@@ -286,6 +293,15 @@ impl Index {
         self.select_where(|pod| changed.contains(&pod.uid));
     }
 
+    /// Addresses of what serves the cluster's DNS: where it forwards, pods may ask there.
+    pub fn apply_dns_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.dns_addresses != addresses {
+            self.dns_addresses = addresses;
+            let forwards = self.options.forwards;
+            self.make_stale(|_| forwards);
+        }
+    }
+
     /// Settings below those of the configuration.
     fn base(&self) -> Settings {
         let mut settings = self.options.settings.clone();
@@ -311,6 +327,7 @@ impl Index {
         snapshot.api_server.clone_from(&self.api_server);
         snapshot.dns_backends.clone_from(&self.dns_backends);
         snapshot.dns_servers.clone_from(&self.dns_servers);
+        snapshot.dns_addresses.clone_from(&self.dns_addresses);
         snapshot
     }
 
@@ -325,6 +342,7 @@ impl Index {
         }
         self.apply_api_server(snapshot.api_server);
         self.apply_dns_backends(snapshot.dns_backends, snapshot.dns_servers);
+        self.apply_dns_addresses(snapshot.dns_addresses);
         self.reset_pods(snapshot.pods);
     }
 
@@ -491,6 +509,19 @@ impl Index {
         self.policies.get(policy)?.known.as_ref()
     }
 
+    /// What a pod means as the cluster's DNS, as it leaves the pod: the service, or, where that was translated, what is
+    /// behind it.
+    fn forwarders(&self, settings: &Settings) -> Vec<Rule> {
+        let mut by_port: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
+        for server in &settings.dns.trusted {
+            by_port.entry(server.port()).or_default().insert(server.ip());
+        }
+        by_port.entry(DNS_PORT).or_default().extend(&self.dns_addresses);
+        let rule =
+            |(port, servers): (u16, BTreeSet<IpAddr>)| direct_dns(servers.into_iter().map(IpNet::from), port);
+        by_port.into_iter().map(rule).collect()
+    }
+
     fn compile_source(
         &self,
         source: &Source,
@@ -503,7 +534,12 @@ impl Index {
         if source.is_suspended {
             (isolation, rules) = suspended(isolation, rules);
         }
-        rules.extend(source.asks_directly.then(direct_dns));
+        if source.asks_directly {
+            let everywhere = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|all| all.parse().ok());
+            rules.push(direct_dns(everywhere, DNS_PORT));
+        } else if self.options.forwards {
+            rules.extend(self.forwarders(&source.settings));
+        }
         RuleSet::compile(isolation, &rules, &source.settings, cluster, now).map(Arc::new)
     }
 }
@@ -565,14 +601,13 @@ fn suspended(isolation: Isolation, rules: Vec<Rule>) -> (Isolation, Vec<Rule>) {
     }
 }
 
-/// Servers of the cluster's DNS ask others as they like: their questions must not come back to them through the
-/// resolver (R10).
-fn direct_dns() -> Rule {
+/// Asks these servers without us. Servers of the cluster's DNS ask others as they like: their questions must not come back to
+/// them through the resolver (R10). Where they forward to resolvers, everybody asks them.
+fn direct_dns(servers: impl Iterator<Item = IpNet>, port: u16) -> Rule {
     let policy = PolicyRef::new(PolicyKind::EgressConfig, "", "default");
-    let everywhere = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|text| text.parse().ok());
     Rule {
-        peers: everywhere.map(|cidr| Peer::Block { cidr, except: Vec::new() }).collect(),
-        ports: vec![PortSpec::one(Protocol::Udp, 53), PortSpec::one(Protocol::Tcp, 53)],
+        peers: servers.map(|cidr| Peer::Block { cidr, except: Vec::new() }).collect(),
+        ports: vec![PortSpec::one(Protocol::Udp, port), PortSpec::one(Protocol::Tcp, port)],
         ..Rule::new(policy, "cluster-dns", Effect::Allow)
     }
 }

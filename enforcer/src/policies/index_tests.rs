@@ -72,12 +72,12 @@ fn denies_metadata(subject: Value) -> PolicyFacts {
 
 /// An index with the namespaces `ci` and `kube-system`, a runner in each.
 fn index() -> Index {
-    let options = IndexOptions {
-        node: "node-1".into(),
-        own_namespace: Some("nameward".into()),
-        settings: Settings::default(),
-    };
-    let mut index = Index::new(options);
+    index_with(Settings::default(), false)
+}
+
+fn index_with(settings: Settings, forwards: bool) -> Index {
+    let (node, own_namespace) = ("node-1".into(), Some("nameward".into()));
+    let mut index = Index::new(IndexOptions { node, own_namespace, settings, forwards });
     for name in ["ci", "kube-system", "nameward"] {
         index.apply_namespace(name, labels(&[(NAME_LABEL, name)]));
     }
@@ -213,6 +213,25 @@ fn backends_of_the_cluster_dns_stand_for_it() {
     assert_eq!(trusted(&mut index), []);
     index.restore(serde_json::from_str(&snapshot).unwrap());
     assert_eq!(trusted(&mut index), [server]);
+}
+
+#[test]
+fn pods_ask_a_cluster_dns_that_forwards() {
+    // DESIGN 5: the service, and what is behind it where the CNI translates before us; no other server.
+    let mut settings = Settings::default();
+    settings.dns.trusted = vec!["10.96.0.10:53".parse().unwrap()];
+    let mut index = index_with(settings, true);
+    index.apply_policy(allows("ci", "runner", "x.example"));
+    let reaches = |index: &mut Index, address: &str| {
+        let kernel = &runner(index).rules.kernel;
+        let IpAddr::V4(four) = address.parse().unwrap() else { panic!("{address}") };
+        kernel.cidr(four.to_ipv6_mapped().octets()).allow & kernel.direct_dns != 0
+    };
+    assert!(reaches(&mut index, "10.96.0.10") && !reaches(&mut index, "10.244.1.5"));
+    index.apply_dns_addresses(BTreeSet::from(["10.244.1.5".parse().unwrap()]));
+    assert!(reaches(&mut index, "10.244.1.5") && !reaches(&mut index, "192.0.2.53"));
+    index.apply_dns_addresses(BTreeSet::new());
+    assert!(!reaches(&mut index, "10.244.1.5"), "it is gone");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
@@ -45,6 +45,9 @@ pub struct Snapshot {
     /// Where these serve it by another port than 53.
     #[serde(default)]
     pub dns_servers: Vec<SocketAddr>,
+    /// Their addresses.
+    #[serde(default)]
+    pub dns_addresses: BTreeSet<IpAddr>,
 }
 
 impl Snapshot {

@@ -5,7 +5,7 @@
 //! is sent as such, and holds up no other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -97,7 +97,21 @@ pub struct DnsBackend {
     pub pod: Option<Arc<str>>,
     /// Where it answers, in so far as another port than that of DNS shows nobody that it does.
     pub servers: Vec<SocketAddr>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
+
+/// A service of resolvers; the feed is at its port [`FEED_PORT`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolverService {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// The port of a service of resolvers that the feed is at.
+pub const FEED_PORT: &str = "feed";
 
 /// How it stands between this node and the cluster, for those who look at metrics.
 #[derive(Debug, Default)]
@@ -425,11 +439,12 @@ fn backends(slice: EndpointSlice) -> Vec<DnsBackend> {
     let ports: Vec<u16> = ports.collect();
     let endpoints = slice.endpoints.into_iter().flatten();
     let backends = endpoints.map(|one| {
-        let addresses = one.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+        let addresses: Vec<IpAddr> = one.addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let servers =
-            addresses.flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port)));
+            addresses.iter().flat_map(|address| ports.iter().map(|port| SocketAddr::new(*address, *port)));
+        let servers = servers.collect();
         let pod = one.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
-        DnsBackend { servers: servers.collect(), pod: pod.and_then(|pod| pod.uid).map(Arc::from) }
+        DnsBackend { servers, addresses, pod: pod.and_then(|pod| pod.uid).map(Arc::from) }
     });
     backends.collect()
 }
@@ -497,6 +512,31 @@ async fn seen_config(client: Client, teller: Teller<StatusChange>) {
     teller.follow(api, only_default(), "egressconfigs.nameward.io", tell).await;
 }
 
+/// The feeds of resolvers behind a service, ready or not: what is not ready yet may be waiting for us.
+pub fn resolvers(
+    client: Client,
+    service: ResolverService,
+    sender: mpsc::Sender<BTreeSet<SocketAddr>>,
+    health: Arc<Health>,
+) -> impl Future<Output = ()> {
+    let api = Api::<EndpointSlice>::namespaced(client, &service.namespace);
+    let config = slices_of(&service.name);
+    async move {
+        let what = "endpointslices.discovery.k8s.io of the resolvers";
+        let tell = |all: Vec<SocketAddr>| all.into_iter().collect();
+        Teller { sender, health }.gather(api, config, what, feeds_of, tell).await;
+    }
+}
+
+fn feeds_of(slice: EndpointSlice) -> Vec<SocketAddr> {
+    let ports = slice.ports.into_iter().flatten();
+    let feed = ports.filter(|port| port.name.as_deref() == Some(FEED_PORT)).find_map(|port| port.port);
+    let Some(port) = feed.and_then(|port| u16::try_from(port).ok()) else { return Vec::new() };
+    let addresses = slice.endpoints.into_iter().flatten().flat_map(|one| one.addresses);
+    let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+    addresses.map(|address| SocketAddr::new(address, port)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -517,12 +557,15 @@ mod tests {
             });
             backends(serde_json::from_value(slice).unwrap())
         };
-        let one = |pod: Option<&str>, servers: &[&str]| DnsBackend {
+        let one = |pod: Option<&str>, servers: &[&str], address: &str| DnsBackend {
             pod: pod.map(Arc::from),
             servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+            addresses: vec![address.parse().unwrap()],
         };
-        assert_eq!(slice(53), [one(Some("u1"), &[]), one(None, &[])]);
-        assert_eq!(slice(5353), [one(Some("u1"), &["10.0.0.5:5353"]), one(None, &["192.0.2.9:5353"])]);
+        let (first, second) = ("10.0.0.5", "192.0.2.9");
+        assert_eq!(slice(53), [one(Some("u1"), &[], first), one(None, &[], second)]);
+        let other = [one(Some("u1"), &["10.0.0.5:5353"], first), one(None, &["192.0.2.9:5353"], second)];
+        assert_eq!(slice(5353), other);
     }
 
     #[test]

@@ -11,10 +11,14 @@ use nameward_crds::ServiceName;
 use nameward_daemon::Tasks;
 use nameward_policy::Settings;
 
-use super::node::{self, Node, NodeParts};
+use super::{
+    node::{self, Node, NodeParts},
+    resolvers,
+};
 use crate::{
     Enforcer,
     config::Config,
+    feed_client::{FeedClient, FoundResolver},
     guardian::Guardian,
     options::Options,
     pods::{
@@ -48,6 +52,7 @@ pub(super) async fn begin(
     settings: Settings,
     guardian: Guardian,
     enforcer: &Enforcer,
+    (feed, found): (&Arc<FeedClient>, tokio::sync::watch::Sender<Vec<FoundResolver>>),
     tasks: &mut Tasks,
 ) -> Result<()> {
     let client = connect(options).await?;
@@ -72,7 +77,9 @@ pub(super) async fn begin(
         node: node.as_str().into(),
         own_namespace: options.own_namespace.clone(),
         settings,
+        forwards: options.forwarded,
     });
+    resolvers::start(options, &client, found, &health, tasks)?;
     let state = options.state();
     let enforcer = enforcer.clone();
     let (reports, reported) = tokio::sync::watch::channel(None);
@@ -89,6 +96,7 @@ pub(super) async fn begin(
         file,
         reports,
         dns,
+        feed: Arc::clone(feed),
         health,
     })?;
     node.begin().await;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -27,6 +28,7 @@ use super::{finding, follow::until_instant};
 use crate::{
     EndpointConfig, Enforcer,
     config::Config,
+    feed_client::FeedClient,
     guardian::{self, Guardian, WantedEndpoint},
     kernel::Attachment,
     pods::{Sandbox, Sandboxes, Verdicts, inside, pod_of},
@@ -62,6 +64,7 @@ pub(super) struct NodeParts {
     pub(super) reports: watch::Sender<Option<EgressNodeSpec>>,
     /// Which service the cluster's DNS is.
     pub(super) dns: watch::Sender<ServiceName>,
+    pub(super) feed: Arc<FeedClient>,
     pub(super) health: Arc<Health>,
 }
 
@@ -246,6 +249,10 @@ impl Node {
             Change::ApiService(addresses) => self.note_api_server(0, addresses),
             Change::ApiServers(addresses) => self.note_api_server(1, addresses),
             Change::DnsBackends(backends) => {
+                let addresses: BTreeSet<IpAddr> =
+                    backends.iter().flat_map(|one| one.addresses.iter().copied()).collect();
+                self.parts.feed.publish_forwarders(addresses.iter().copied().collect());
+                index.apply_dns_addresses(addresses);
                 let servers = backends.iter().flat_map(|one| one.servers.iter().copied()).collect();
                 index.apply_dns_backends(backends.into_iter().filter_map(|one| one.pod).collect(), servers);
             }

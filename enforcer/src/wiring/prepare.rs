@@ -21,10 +21,10 @@ const MODE: u32 = 0o750;
 pub(super) fn prepare(options: &Options, user: u32) -> Result<()> {
     ensure_mounted(&options.bpffs).context("without a BPF file system nothing would outlive the enforcer")?;
     for place in options.feed() {
-        match place {
-            FeedPlace::Folder(folder) => make(&folder, user)?,
-            FeedPlace::Remote(remote) => {
-                bail!("--prepare-for is for folders of this host, and {remote} is elsewhere")
+        match &place {
+            FeedPlace::Folder(folder) => make(folder, user)?,
+            FeedPlace::Remote(_) | FeedPlace::Service(_) => {
+                bail!("--prepare-for is for folders of this host, and {place} is elsewhere")
             }
         }
     }

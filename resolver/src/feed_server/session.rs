@@ -1,13 +1,19 @@
 //! One stream of one enforcer: Hello, snapshot, then deltas, revocations, acknowledgements and heartbeats until it
 //! ends or falls silent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use nameward_feed::{
-    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible,
+    DEAD_AFTER_MILLIS, HEARTBEAT_MILLIS, VERSION, compatible, ip_from_bytes,
     proto::{
-        Binding, Endpoint, Forget, Forgotten, FromEnforcer, FromResolver, Heartbeat, Hello, Revoke, Revoked,
-        Welcome, from_enforcer::Message, from_resolver,
+        Binding, Endpoint, Forget, Forgotten, Forwarders, FromEnforcer, FromResolver, Heartbeat, Hello,
+        Revoke, Revoked, Welcome, from_enforcer::Message, from_resolver,
     },
     tls::Peer,
 };
@@ -25,6 +31,8 @@ use crate::endpoints::{EndpointView, Identity};
 
 /// How often the certificate of one that came over the network is looked at again.
 const CHECK_PEER: Duration = Duration::from_secs(1);
+/// How many streams there were.
+static STREAMS: AtomicU64 = AtomicU64::new(0);
 
 /// Why a stream ended, other than that the enforcer closed it.
 #[derive(Debug, Error)]
@@ -69,6 +77,8 @@ impl End {
 
 pub(super) struct Session {
     server: FeedServer,
+    /// Tells it from all others.
+    number: u64,
     link: Arc<Link>,
     /// Set for one that came over the network.
     peer: Option<Peer>,
@@ -96,12 +106,14 @@ impl Session {
         peer: Option<Peer>,
     ) -> Self {
         let link = Link::new(say, server.enforcers.sequence());
-        Self { server, link, peer, heard: Instant::now(), node: None, collecting: None }
+        let number = STREAMS.fetch_add(1, Ordering::Relaxed);
+        Self { server, number, link, peer, heard: Instant::now(), node: None, collecting: None }
     }
 
     pub(super) async fn run(mut self, stream: Streaming<FromEnforcer>) {
         let ended = self.listen(stream).await;
         self.server.enforcers.ended(&self.link, self.heard.into_std());
+        self.server.enforcers.endpoints.forget_forwarders(self.number);
         let node = self.node.as_deref().unwrap_or("unknown");
         match ended {
             Ok(()) => {
@@ -157,6 +169,10 @@ impl Session {
             (node, Message::Revoke(revoke)) => self.revoke(node.as_ref(), revoke),
             (Some(node), Message::Forget(forget)) => self.forget(&node, &forget),
             (Some(node), Message::Endpoint(endpoint)) => self.endpoint(&node, &endpoint),
+            (Some(node), Message::Forwarders(forwarders)) => {
+                self.forwarders(&node, &forwarders);
+                Ok(())
+            }
             (Some(_), Message::Binding(binding)) => {
                 self.binding(&binding);
                 Ok(())
@@ -171,6 +187,7 @@ impl Session {
                 None,
                 Message::Endpoint(_)
                 | Message::Forget(_)
+                | Message::Forwarders(_)
                 | Message::Binding(_)
                 | Message::SnapshotEnd(_)
                 | Message::EndpointRemoved(_),
@@ -224,6 +241,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Only those of other hosts name forwarders: on its own host everybody asks at sockets of its own.
+    fn forwarders(&self, node: &Arc<str>, message: &Forwarders) {
+        if self.peer.is_none() {
+            return;
+        }
+        let addresses = message.addresses.iter().filter_map(|bytes| ip_from_bytes(bytes).ok());
+        let addresses: Vec<_> = addresses.map(|address| address.to_canonical()).collect();
+        tracing::info!(%node, forwarders = ?addresses, "forwarders that an enforcer knows of");
+        self.server.enforcers.endpoints.set_forwarders(self.number, &addresses);
     }
 
     fn remove(&mut self, node: &Arc<str>, uid: &str) {

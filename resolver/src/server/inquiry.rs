@@ -59,6 +59,8 @@ struct Asker<'a> {
     client: Arc<Endpoint>,
     meaning: Meaning,
     forwarded: bool,
+    /// Nobody guards who asks, and such clients are not filtered.
+    unguarded: Option<Arc<Endpoint>>,
     now: Instant,
 }
 
@@ -70,6 +72,8 @@ struct Who {
     client: Arc<Endpoint>,
     /// By way of a forwarder.
     forwarded: bool,
+    /// Whose rules count where those of `endpoint` filter: a client's that nobody guards.
+    unguarded: Option<Arc<Endpoint>>,
 }
 
 impl Server {
@@ -96,39 +100,45 @@ impl Server {
                 return Inquiry::Answered;
             }
         };
-        let Some(Who { endpoint, client, forwarded }) = self.who(&query, peer, meaning.local) else {
+        let Some(Who { endpoint, client, forwarded, unguarded }) = self.who(&query, peer, meaning.local)
+        else {
             counters.unknown_endpoint.count();
             let error = ExtendedError::new(ede::PROHIBITED, "nameward: no workload is known by this address");
             into.extend(reply::negative(&query, codes::REFUSED, false, Some(&error)));
             return Inquiry::Answered;
         };
-        Asker { server: self, query, endpoint, client, meaning, forwarded, now }.answer(message, into)
+        let asker = Asker { server: self, query, endpoint, client, meaning, forwarded, unguarded, now };
+        asker.answer(message, into)
     }
 
     /// Q1: the kernel's word, or a trusted forwarder's.
     fn who(&self, query: &Query<'_>, peer: IpAddr, local: SocketAddr) -> Option<Who> {
-        let (trusted, endpoints) = (&self.0.trusted_forwarders, &self.0.endpoints);
-        if !trusted.is_empty() && trusted.contains(&peer.to_canonical()) {
+        let endpoints = &self.0.endpoints;
+        if self.forwards(peer) {
             let client = query.edns.and_then(|edns| edns.client);
+            // A forwarder that does not say whom it asks for is none of those whom nobody guards.
+            let may_pass = client.is_some();
             let client = client.and_then(|client| endpoints.who(local, peer, Some(client)));
+            let unguarded = self.0.unguarded.clone().filter(|_| may_pass && client.is_none());
             let endpoint = match endpoints.scope() {
-                Scope::Endpoint => client.clone()?,
+                Scope::Endpoint => client.clone(),
                 // Q9: the forwarder will give the answer to others, whoever asks now.
-                Scope::Name => endpoints.everyone()?,
+                Scope::Name => endpoints.everyone(),
             };
-            let client = client.unwrap_or_else(|| Arc::clone(&endpoint));
-            return Some(Who { endpoint, client, forwarded: true });
+            let endpoint = endpoint.or_else(|| unguarded.clone())?;
+            let client = client.or_else(|| unguarded.clone()).unwrap_or_else(|| Arc::clone(&endpoint));
+            return Some(Who { endpoint, client, forwarded: true, unguarded });
         }
         let endpoint = match self.0.believe_sources {
             true => endpoints.who(local, peer, None),
             false => endpoints.vouched(local, peer),
         }?;
-        Some(Who { client: Arc::clone(&endpoint), endpoint, forwarded: false })
+        Some(Who { client: Arc::clone(&endpoint), endpoint, forwarded: false, unguarded: None })
     }
 }
 
 impl Asker<'_> {
-    fn answer(self, message: &[u8], into: &mut Vec<u8>) -> Inquiry {
+    fn answer(mut self, message: &[u8], into: &mut Vec<u8>) -> Inquiry {
         let counters = &self.server.0.counters;
         let a_second = self.client.view.rules.limits().queries_per_second;
         if !self.client.limits.take(a_second, self.now) {
@@ -151,7 +161,18 @@ impl Asker<'_> {
             self.denied(&text, Answer::denied(codes::SERVFAIL, Reason::Loop, detail));
             return self.servfail(ede::OTHER, &format!("nameward: loop; {detail}"), into);
         }
-        match decide(&self.endpoint.view.rules, &name, self.forwarded) {
+        let mut verdict = decide(&self.endpoint.view.rules, &name, self.forwarded);
+        if let Some(unguarded) = self.unguarded.take()
+            && matches!(verdict, Verdict::Here { .. })
+        {
+            self.endpoint = unguarded;
+            if self.endpoint.fast.answer(&key, &self.query, self.now, Accept::Fresh, into) {
+                counters.fast.count();
+                return Inquiry::Answered;
+            }
+            verdict = decide(&self.endpoint.view.rules, &name, self.forwarded);
+        }
+        match verdict {
             Verdict::Here { code, soa, error, policy } => {
                 if let Some(error) = &error {
                     self.server.0.counters.filtered.count();

@@ -52,6 +52,10 @@ pub struct ServerConfig {
     pub routes: Vec<(Name, Vec<Upstream>)>,
     /// Forwarders whose word counts on whom they ask for (Q1).
     pub trusted_forwarders: Vec<IpAddr>,
+    /// Whether the word of those counts, too, whom enforcers name.
+    pub believe_enforcers: bool,
+    /// Whether clients of a forwarder that nobody guards are answered, and not filtered.
+    pub pass_unknown: bool,
     /// Whether an endpoint is known by its bare source address, for which nothing vouches: for serving without an
     /// enforcer only (S2).
     pub believe_sources: bool,
@@ -72,6 +76,8 @@ impl ServerConfig {
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             routes: Vec::new(),
             trusted_forwarders: Vec::new(),
+            believe_enforcers: false,
+            pass_unknown: false,
             believe_sources: false,
             grant_wait: Duration::from_millis(250),
             cache_octets: 64 << 20,
@@ -94,6 +100,9 @@ struct Shared {
     outstanding: Outstanding,
     counters: Arc<Counters>,
     trusted_forwarders: Vec<IpAddr>,
+    believe_enforcers: bool,
+    /// Whose name stands for all clients that nobody guards; none where they are refused.
+    unguarded: Option<Arc<Endpoint>>,
     believe_sources: bool,
     grant_wait: Duration,
     pending: Arc<Semaphore>,
@@ -160,6 +169,7 @@ impl Server {
         grantor: Arc<dyn Grantor>,
         decisions: Arc<dyn DecisionSink>,
     ) -> Self {
+        let unguarded = config.pass_unknown.then(|| endpoints.unguarded());
         Self(Arc::new(Shared {
             endpoints,
             grantor,
@@ -169,6 +179,8 @@ impl Server {
             outstanding: Outstanding::default(),
             counters: Arc::default(),
             trusted_forwarders: config.trusted_forwarders.iter().map(IpAddr::to_canonical).collect(),
+            believe_enforcers: config.believe_enforcers,
+            unguarded,
             believe_sources: config.believe_sources,
             grant_wait: config.grant_wait,
             pending: Arc::new(Semaphore::new(config.pending)),
@@ -222,6 +234,13 @@ impl Server {
         }
         inquiry::fit(self, message, 0, &mut answer);
         Some(answer)
+    }
+
+    /// Whether what comes from there is a forwarder's, whose word counts on whom it asks for (Q1).
+    fn forwards(&self, peer: IpAddr) -> bool {
+        let (shared, peer) = (&self.0, peer.to_canonical());
+        shared.trusted_forwarders.contains(&peer)
+            || shared.believe_enforcers && shared.endpoints.is_forwarder(peer)
     }
 
     /// What was counted since the start.

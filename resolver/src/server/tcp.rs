@@ -67,7 +67,7 @@ fn accept(server: &Server, stream: TcpStream, peer: SocketAddr, meaning: Meaning
         return;
     };
     // All strangers together have as many as one endpoint; a forwarder asks for many.
-    let forwards = server.0.trusted_forwarders.contains(&peer.ip().to_canonical());
+    let forwards = server.forwards(peer.ip());
     let place = match server.0.endpoints.who(meaning.local, peer.ip(), None) {
         _ if forwards => None,
         Some(endpoint) => endpoint.limits.connect(EACH),
