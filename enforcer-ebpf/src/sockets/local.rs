@@ -158,13 +158,8 @@ pub fn listener(ctx: *mut bpf_sock_addr, endpoint: &Endpoint, question: &Questio
 #[inline(always)]
 fn found(ctx: *mut bpf_sock_addr, address: &Address, port: Port, protocol: u8) -> Listener {
     let source = if is_mapped(address) { ANY4 } else { [0; 16] };
-    let ends = Ends {
-        source: &source,
-        destination: address,
-        source_port: [0; 2],
-        destination_port: port,
-        protocol,
-    };
+    let ends =
+        Ends { source: &source, destination: address, source_port: [0; 2], destination_port: port, protocol };
     let socket = lookup(ctx.cast(), &ends);
     if socket.is_null() {
         return Listener::Nobody;
