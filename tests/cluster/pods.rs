@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use nameward_test_support::{
-    SmallInternet,
+    DEFAULT_ZONE, SmallInternet,
     cluster::{Cluster, ClusterOptions, Kind},
     output_within, wait_until, wait_until_ok,
 };
@@ -39,7 +39,8 @@ impl World {
 
     /// With a cluster of this kind.
     pub(crate) fn of(kind: Kind) -> Result<Self> {
-        let internet = SmallInternet::new()?;
+        // Names that nobody has asked for.
+        let internet = SmallInternet::with_zone(&format!("{DEFAULT_ZONE}*.many.example. A 198.51.100.13\n"))?;
         let far = internet.internet();
         far.output("nft", &["add", "table", "ip", "seen"])?;
         far.output(

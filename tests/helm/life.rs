@@ -37,7 +37,7 @@ pub(crate) fn load_images(world: &pods::World) -> Result<()> {
 }
 
 /// Helm with the values of this cluster, behind a word of its own and the release's name.
-fn helm(world: &pods::World, words: &[&str], more: &[&str]) -> Result<String> {
+pub(crate) fn helm(world: &pods::World, words: &[&str], more: &[&str]) -> Result<String> {
     let chart = chart().display().to_string();
     let folders =
         format!("cni.confDir={CNI_CONFIGURATIONS},cni.binDir={CNI_PROGRAMS},image.pullPolicy=Never");
