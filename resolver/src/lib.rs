@@ -11,6 +11,7 @@ mod answer;
 mod cache;
 mod check;
 pub mod counters;
+mod datagrams;
 mod decide;
 pub mod decisions;
 pub mod endpoints;

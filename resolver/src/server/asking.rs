@@ -15,11 +15,11 @@ use super::{
     Server,
     inquiry::{Waiting, fit},
     udp::Socket,
-    udp_batch::Path,
 };
 use crate::{
     cache::{CachedAnswer, Known, Ticket},
-    upstream::{Group, Question, Reply, Started, UpstreamError},
+    datagrams::Path,
+    upstream::{Departing, Group, Question, Reply, Started, UpstreamError},
     wire::query::Query,
 };
 
@@ -48,18 +48,22 @@ struct Flight {
 }
 
 impl Server {
-    /// Answers a client as soon as there is something to answer.
-    pub(super) fn answer_later(&self, client: Client) {
+    /// Answers a client as soon as there is something to answer. If an upstream has to be asked, the question leaves with
+    /// others.
+    pub(super) fn answer_later(&self, client: Client, departing: &mut Departing) {
         // It was read before from the same octets.
         let Ok(query) = Query::read(&client.waiting.message) else { return };
         let (question, group) = (Question::of(&query), self.group(&client.waiting));
-        self.ask(group, question, Waits::Client(client));
+        self.ask(group, question, Waits::Client(client), departing);
     }
 
     /// The upstream's answer.
     pub(super) async fn hear(&self, query: &Query<'_>, waiting: &Waiting) -> Heard {
         let (told, heard) = oneshot::channel();
-        self.ask(self.group(waiting), Question::of(query), Waits::Task(told));
+        let mut departing = Departing::default();
+        self.ask(self.group(waiting), Question::of(query), Waits::Task(told), &mut departing);
+        departing.send();
+        drop(departing);
         heard.await.unwrap_or(Err(UpstreamError::Nobody))
     }
 
@@ -67,7 +71,7 @@ impl Server {
         self.0.routes.group(&waiting.name, waiting.meaning.server)
     }
 
-    fn ask(&self, group: Arc<Group>, question: Question, waits: Waits) {
+    fn ask(&self, group: Arc<Group>, question: Question, waits: Waits, departing: &mut Departing) {
         let shared = &self.0;
         let key = (group.number(), question.clone());
         match shared.cache.look(key, waits, Instant::now()) {
@@ -78,9 +82,8 @@ impl Server {
             Known::Asked => {}
             Known::Nothing(ticket) => {
                 let flight = Flight { server: self.clone(), ticket: Some(ticket) };
-                group.begin(question, &shared.outstanding, &shared.counters, move |started| {
-                    flight.go_on(started)
-                });
+                let told = move |started| flight.go_on(started);
+                group.begin(question, &shared.outstanding, &shared.counters, departing, told);
             }
         }
     }

@@ -15,7 +15,6 @@ mod inquiry;
 mod resolution;
 mod tcp;
 mod udp;
-mod udp_batch;
 
 use std::{
     fmt, io,

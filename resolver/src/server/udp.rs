@@ -18,10 +18,16 @@ use super::{
     Meaning, Server, Stop,
     asking::Client,
     inquiry::{Inquiry, fit},
-    udp_batch::{BATCH, From, Incoming, Outgoing, Path},
 };
-use crate::{counters::Counters, wire::PLAIN_UDP_OCTETS};
+use crate::{
+    counters::Counters,
+    datagrams::{BATCH, From, Incoming, Outgoing, Path},
+    upstream::Departing,
+    wire::PLAIN_UDP_OCTETS,
+};
 
+/// The longest query that is read, in octets: longer ones are none (EDNS options are short).
+const LONGEST_QUERY: usize = 33 * 64;
 /// Batches taken at the end: more than a receive buffer holds.
 const AT_THE_END: usize = 1_024;
 /// Octets of queries that may wait, where the system allows that much: those of one moment of all workloads.
@@ -47,6 +53,20 @@ pub(super) struct Socket {
     filled: Notify,
 }
 
+/// What came at one moment, and what leaves for it.
+struct Batch {
+    incoming: Incoming,
+    out: Outgoing,
+    departing: Departing,
+}
+
+impl Batch {
+    fn new(wildcard: bool) -> Self {
+        let incoming = Incoming::new(LONGEST_QUERY, wildcard);
+        Self { incoming, out: Outgoing::new(), departing: Departing::default() }
+    }
+}
+
 impl Listener {
     pub(super) fn new(server: Server, socket: UdpSocket, meaning: Meaning) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
@@ -67,7 +87,7 @@ impl Listener {
     /// Serves until it shall stop, and then what has arrived already: if this was the last holder of the socket, it would
     /// go with it.
     pub(super) async fn run(self, mut stop: Stop) {
-        let (mut incoming, mut out) = (Incoming::new(self.socket.wildcard), Outgoing::new());
+        let mut batch = Batch::new(self.socket.wildcard);
         loop {
             let udp = &self.socket.udp;
             let readable = tokio::select! {
@@ -84,7 +104,7 @@ impl Listener {
                 return tracing::error!(%error, local = %self.meaning.local, "a DNS socket is lost");
             }
             for _ in 0..IN_A_ROW {
-                match udp.try_io(Interest::READABLE, || self.take_batch(&mut incoming, &mut out)) {
+                match udp.try_io(Interest::READABLE, || self.take_batch(&mut batch)) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier answer; nobody waits for it.
@@ -94,7 +114,7 @@ impl Listener {
             tokio::task::yield_now().await;
         }
         for _ in 0..AT_THE_END {
-            match self.take_batch(&mut incoming, &mut out) {
+            match self.take_batch(&mut batch) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(()) | Err(_) => tokio::task::yield_now().await,
             }
@@ -103,21 +123,27 @@ impl Listener {
     }
 
     /// Takes what is there, up to a batch. `WouldBlock` when that was all: what comes later wakes anew.
-    fn take_batch(&self, incoming: &mut Incoming, out: &mut Outgoing) -> io::Result<()> {
-        let count = incoming.take(self.socket.udp.as_fd())?;
+    fn take_batch(&self, batch: &mut Batch) -> io::Result<()> {
+        let Batch { incoming, out, departing } = batch;
+        let count = incoming.take(self.socket.udp.as_fd(), BATCH)?;
         let now = Instant::now();
-        for (message, path) in incoming.datagrams() {
-            match message {
-                Some(message) => self.take(message, path, now, out),
-                None => self.server.0.counters.too_long(),
+        for (datagram, path) in incoming.datagrams() {
+            if !datagram.whole {
+                self.server.0.counters.too_long();
+                continue;
+            }
+            if let Some(client) = self.take(datagram.octets, path, now, out) {
+                self.server.answer_later(client, departing);
             }
         }
+        departing.send();
         self.socket.send_all(&self.server.0.counters, out);
         if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
-    fn take(&self, message: &[u8], path: Path, now: Instant, out: &mut Outgoing) {
-        let Some(peer) = socket_address(&path.to) else { return };
+    /// Returns who has to wait.
+    fn take(&self, message: &[u8], path: Path, now: Instant, out: &mut Outgoing) -> Option<Client> {
+        let peer = socket_address(&path.to)?;
         let begin = out.room().len();
         match self.server.inquire(message, peer.ip(), self.meaning, now, out.room()) {
             Inquiry::Answered => {
@@ -126,12 +152,16 @@ impl Listener {
                     fit(&self.server, message, begin, out.room());
                 }
                 self.answer(begin, path, out);
+                None
             }
             // Whatever was begun is no part of the answer before it.
-            Inquiry::Silence => out.room().truncate(begin),
+            Inquiry::Silence => {
+                out.room().truncate(begin);
+                None
+            }
             Inquiry::Waiting(waiting) => {
                 out.room().truncate(begin);
-                self.server.answer_later(Client { waiting, socket: Arc::clone(&self.socket), path });
+                Some(Client { waiting, socket: Arc::clone(&self.socket), path })
             }
         }
     }
@@ -144,7 +174,7 @@ impl Listener {
             }
             return out.room().truncate(begin);
         }
-        out.add(begin, path.to);
+        out.add(begin, Some(path.to));
         if out.is_full() {
             self.socket.send_all(&self.server.0.counters, out);
         }
@@ -163,7 +193,7 @@ impl Socket {
         {
             let begin = ready.room().len();
             ready.room().extend_from_slice(answer);
-            ready.add(begin, path.to);
+            ready.add(begin, Some(path.to));
             if ready.is_full() {
                 self.send_all(counters, ready);
             } else if begin == 0 {
@@ -189,8 +219,7 @@ impl Socket {
 
     /// A full buffer is a client that asks again, not a socket that waits.
     fn send_all(&self, counters: &Counters, out: &mut Outgoing) {
-        let unsent = out.send(self.udp.as_fd());
-        counters.unsent.add(u64::try_from(unsent).unwrap_or(u64::MAX));
+        out.send(self.udp.as_fd(), |_, _| counters.unsent.count());
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Outgoing>> {

@@ -30,6 +30,7 @@ pub use self::routes::Routes;
 use self::server::{Attempt, Server};
 pub use self::server::{Over, Upstream};
 pub use self::tls::{Tls, Trust, TrustError};
+pub(crate) use self::udp::Departing;
 use self::udp::{Heard, Place, Told};
 use crate::counters::Counters;
 
@@ -95,13 +96,14 @@ impl Group {
         self.servers.iter().map(|server| server.address)
     }
 
-    /// Asks without waiting. `told` is called once, perhaps at once, and must not block: with the answer, if the first
+    /// Asks without waiting, when `departing` is sent. `told` is called once, perhaps at once, and must not block: with the answer, if the first
     /// server gives one soon, else with what has to be done, which takes a task.
     pub(crate) fn begin(
         self: &Arc<Self>,
         question: Question,
         outstanding: &Outstanding,
         counters: &Arc<Counters>,
+        departing: &mut Departing,
         told: impl FnOnce(Started) + Send + 'static,
     ) {
         let at = Instant::now();
@@ -116,7 +118,7 @@ impl Group {
         };
         let Some(server) = self.servers.get(number) else { return told(Started::Rest(rest)) };
         let heard: Told = Box::new(move |heard: Heard<'_>| told(rest.hear(number, heard)));
-        if let Err(heard) = server.begin(&question, outstanding, counters, heard) {
+        if let Err(heard) = server.begin(&question, outstanding, counters, departing, heard) {
             heard(Heard::Never);
         }
     }
@@ -129,7 +131,12 @@ impl Group {
         counters: &Arc<Counters>,
     ) -> Result<Reply, UpstreamError> {
         let (tell, told) = oneshot::channel();
-        self.begin(question.clone(), outstanding, counters, move |started| drop(tell.send(started)));
+        {
+            let mut departing = Departing::default();
+            let told = move |started| drop(tell.send(started));
+            self.begin(question.clone(), outstanding, counters, &mut departing, told);
+            departing.send();
+        }
         match told.await {
             Ok(Started::Reply(reply)) => Ok(reply),
             Ok(Started::Rest(rest)) => rest.go_on().await,

@@ -10,7 +10,7 @@ use super::question::{Outstanding, Question};
 use super::reply::Reply;
 use super::stream::StreamClient;
 use super::tls::Tls;
-use super::udp::{Told, UdpClient};
+use super::udp::{Departing, Told, UdpClient};
 use super::{Begun, HEDGE_AFTER, UpstreamError};
 use crate::counters::Counters;
 
@@ -99,18 +99,20 @@ impl Server {
             || health.failed_at.is_none_or(|at| now.saturating_duration_since(at) > LEFT_ALONE)
     }
 
-    /// Asks, without waiting; `told` is called once, and must not block. Gives it back where this needs a task of its own.
+    /// Asks when `departing` is sent, without waiting; `told` is called once, and must not block. Gives it back where this
+    /// needs a task of its own.
     pub(super) fn begin(
         &self,
         question: &Question,
         outstanding: &Outstanding,
         counters: &Arc<Counters>,
+        departing: &mut Departing,
         told: Told,
     ) -> Result<(), Told> {
         match &self.client {
             Client::Udp(udp) => {
                 counters.forwarded.count();
-                udp.begin(question.ask(outstanding), told, counters);
+                udp.begin(question.ask(outstanding), told, counters, departing);
                 Ok(())
             }
             Client::Stream(_) => Err(told),

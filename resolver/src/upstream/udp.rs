@@ -2,18 +2,19 @@
 //! when there are many.
 //!
 //! While questions are few each has a port of its own. Under load there are [`PORTS`], and a question goes out by any of
-//! them: a socket for each would cost more than everything else (docs/decisions/0008). One task hears a port; a question
-//! has none, nor a timer: the answer is handed on where it is heard (docs/decisions/0017).
+//! them: a socket for each would cost more than everything else (docs/decisions/0008). Questions of one moment leave
+//! together, by one port (docs/decisions/0020). One task hears a port; a question has none, nor a timer: the answer is
+//! handed on where it is heard (docs/decisions/0017).
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send};
 use rand::RngExt;
 use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
@@ -23,15 +24,21 @@ use tokio::time::{Instant, sleep_until};
 use super::HEDGE_AFTER;
 use super::question::Asked;
 use crate::counters::Counters;
+use crate::datagrams::{BATCH, Incoming, Outgoing};
 
 /// Ports that are open at one time for new questions.
 const PORTS: usize = 256;
 /// How long a port takes new questions.
 const LIFETIME: Duration = Duration::from_secs(1);
-/// The largest datagram we read. We say 1232; some servers send more.
-const LARGEST_DATAGRAM: usize = 4_096;
+/// The largest datagram we read, in octets. We say 1232; some servers send more.
+const LARGEST_DATAGRAM: usize = 65 * 64;
 /// An answer, or an ICMP message about a question.
 const HEARD: Interest = Interest::READABLE.add(Interest::ERROR);
+
+thread_local! {
+    /// What is heard is handed on before anything else is heard.
+    static INCOMING: RefCell<Incoming> = RefCell::new(Incoming::new(LARGEST_DATAGRAM, false));
+}
 
 /// A server that is asked over UDP.
 #[derive(Debug)]
@@ -44,6 +51,7 @@ pub(super) struct UdpClient {
 /// A socket, connected: the kernel drops what other servers and ports send (A9).
 #[derive(Debug)]
 struct Port {
+    server: SocketAddr,
     socket: UdpSocket,
     opened_at: Instant,
     /// None once nobody hears any more.
@@ -91,6 +99,19 @@ pub(super) struct Place {
     answered: oneshot::Receiver<io::Result<Vec<u8>>>,
 }
 
+/// Questions that leave together, those to a server by one port and one system call. Sent by [`Departing::send`]; what is
+/// dropped before it has to be asked again.
+#[derive(Debug, Default)]
+pub(crate) struct Departing(Vec<Departure>);
+
+#[derive(Debug)]
+struct Departure {
+    port: Arc<Port>,
+    messages: Outgoing,
+    /// Of each message.
+    ids: Vec<u16>,
+}
+
 impl UdpClient {
     pub(super) fn new(server: SocketAddr) -> Self {
         Self { server, ports: Mutex::default() }
@@ -108,18 +129,20 @@ impl UdpClient {
         place.answer().await
     }
 
-    /// The same without waiting: `told` is called once. It must not block.
-    pub(super) fn begin(&self, asked: Asked, told: Told, counters: &Arc<Counters>) {
-        let (id, waiter) = (asked.id(), Waiter::Call { told, asked_at: Instant::now() });
-        let message = asked.message.clone();
-        let port = match self.enter(Question { asked, waiter }, counters) {
-            Ok(port) => port,
-            Err((error, question)) => return question.tell(Err(error)),
-        };
-        if let Err(error) = send(port.socket.as_raw_fd(), &message, MsgFlags::MSG_DONTWAIT)
-            && let Some(question) = port.leave(id)
-        {
-            question.tell(Err(error.into()));
+    /// The same without waiting, when `departing` is sent: `told` is called once. It must not block.
+    pub(super) fn begin(
+        &self,
+        asked: Asked,
+        told: Told,
+        counters: &Arc<Counters>,
+        departing: &mut Departing,
+    ) {
+        let question = Question { asked, waiter: Waiter::Call { told, asked_at: Instant::now() } };
+        let Err(question) = departing.join(self.server, question) else { return };
+        let (message, id) = (question.asked.message.clone(), question.asked.id());
+        match self.enter(question, counters) {
+            Ok(port) => departing.open(port, &message, id),
+            Err((error, question)) => question.tell(Err(error)),
         }
     }
 
@@ -158,6 +181,45 @@ impl UdpClient {
     }
 }
 
+impl Departing {
+    /// Lets a question leave with others to its server; gives it back when there are none, or one of them has its ID.
+    fn join(&mut self, server: SocketAddr, question: Question) -> Result<(), Question> {
+        let Some(Departure { port, messages, ids }) =
+            self.0.iter_mut().rfind(|departure| departure.port.server == server)
+        else {
+            return Err(question);
+        };
+        let (begin, id) = (messages.room().len(), question.asked.id());
+        messages.room().extend_from_slice(&question.asked.message);
+        if let Err(question) = port.enter(question) {
+            messages.room().truncate(begin);
+            return Err(question);
+        }
+        messages.add(begin, None);
+        ids.push(id);
+        Ok(())
+    }
+
+    /// A question that waits on `port` leaves with those that follow.
+    fn open(&mut self, port: Arc<Port>, message: &[u8], id: u16) {
+        let mut messages = Outgoing::default();
+        messages.room().extend_from_slice(message);
+        messages.add(0, None);
+        self.0.push(Departure { port, messages, ids: vec![id] });
+    }
+
+    /// Sends all. Who asked what cannot be sent is told.
+    pub(crate) fn send(&mut self) {
+        for Departure { port, mut messages, ids } in self.0.drain(..) {
+            messages.send(port.socket.as_fd(), |at, error| {
+                if let Some(question) = port.leave(ids[at]) {
+                    question.tell(Err(error.into()));
+                }
+            });
+        }
+    }
+}
+
 impl Port {
     fn open(server: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = match server {
@@ -168,7 +230,7 @@ impl Port {
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
         let (socket, waiting) = (UdpSocket::from_std(socket)?, Mutex::new(Some(Questions::default())));
-        Ok(Self { socket, opened_at: Instant::now(), waiting, left: Notify::new() })
+        Ok(Self { server, socket, opened_at: Instant::now(), waiting, left: Notify::new() })
     }
 
     /// Gives it back when another question has the same ID, or nobody hears any more.
@@ -237,31 +299,44 @@ impl Port {
 
     fn take_all(&self, ready: Ready, counters: &Counters) {
         if ready.is_error() {
-            self.done(Interest::ERROR);
+            // (tokio's `try_io` takes one interest at a time.)
+            let seen = self
+                .socket
+                .try_io(Interest::ERROR, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+            drop(seen);
             // What an ICMP message says holds for all who wait for this server.
             if let Ok(Some(error)) = self.socket.take_error() {
                 self.fail(&error);
             }
         }
-        let mut buffer = [0; LARGEST_DATAGRAM];
-        loop {
-            match self.socket.try_recv(&mut buffer) {
-                Ok(length) => self.take(&buffer[..length], counters),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return self.fail(&error),
+        INCOMING.with_borrow_mut(|incoming| {
+            // It is judged before tokio may take a datagram that comes now for one that was taken.
+            let take = |incoming: &mut Incoming| {
+                self.socket.try_io(Interest::READABLE, || self.take_some(incoming, counters))
+            };
+            loop {
+                match take(incoming) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(error) => return self.fail(&error),
+                }
             }
-            // Nobody waits for more: the system call that would say that nothing is there is spared.
-            if lock(&self.waiting).as_ref().is_none_or(HashMap::is_empty) {
-                return self.done(Interest::READABLE);
-            }
-        }
+        });
     }
 
-    /// What comes from now on wakes anew. (tokio's `try_io` takes one interest at a time.)
-    fn done(&self, interest: Interest) {
-        let nothing =
-            self.socket.try_io(interest, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
-        drop(nothing);
+    /// Takes what is waited for. `WouldBlock` when that was all: what comes later wakes anew.
+    fn take_some(&self, incoming: &mut Incoming, counters: &Counters) -> io::Result<()> {
+        // One is taken though nobody waits, so that it is gone.
+        let most = self.waiting().max(1);
+        let taken = incoming.take(self.socket.as_fd(), most)?;
+        incoming.datagrams().for_each(|(datagram, _)| self.take(datagram.octets, counters));
+        // Nobody waits for more: the system call that would say that nothing is there is spared.
+        let all = taken < most.min(BATCH) || self.waiting() == 0;
+        if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn waiting(&self) -> usize {
+        lock(&self.waiting).as_ref().map_or(0, HashMap::len)
     }
 
     /// A9: anything but the answer to a question that waits is counted, and the question waits on.
@@ -332,4 +407,143 @@ impl Drop for Place {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as Blocking;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use tokio::time::timeout;
+
+    use super::super::question::{Outstanding, Question as What};
+    use super::*;
+
+    fn server() -> (Blocking, UdpClient) {
+        let server = Blocking::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        let client = UdpClient::new(server.local_addr().unwrap());
+        (server, client)
+    }
+
+    fn what() -> What {
+        let name = b"\x03www\x07example\x04test\x00"[..].into();
+        What { name, record_type: 1, dnssec_ok: false, checking_disabled: false }
+    }
+
+    /// What is heard of a question, and how.
+    fn told(heard: &Receiver<Result<Vec<u8>, String>>) -> Result<Vec<u8>, String> {
+        heard.recv_timeout(Duration::from_secs(5)).unwrap()
+    }
+
+    fn begin(
+        client: &UdpClient,
+        asked: Asked,
+        departing: &mut Departing,
+    ) -> Receiver<Result<Vec<u8>, String>> {
+        let (tell, heard) = channel();
+        let told: Told = Box::new(move |what| {
+            let what = match what {
+                Heard::Answer(octets) => Ok(octets.to_vec()),
+                Heard::Failed(error) => Err(error.to_string()),
+                Heard::Slow(_) => Err("slow".into()),
+                Heard::Never => Err("never".into()),
+            };
+            tell.send(what).unwrap();
+        });
+        client.begin(asked, told, &Arc::default(), departing);
+        heard
+    }
+
+    /// The questions that have come, and from where.
+    fn questions(server: &Blocking) -> Vec<(Vec<u8>, SocketAddr)> {
+        let mut buffer = [0; 512];
+        std::iter::from_fn(|| {
+            server.recv_from(&mut buffer).ok().map(|(length, from)| (buffer[..length].to_vec(), from))
+        })
+        .collect()
+    }
+
+    fn answer(server: &Blocking, (question, from): &(Vec<u8>, SocketAddr)) -> Vec<u8> {
+        let mut answer = question.clone();
+        answer[2] |= 0x80;
+        server.send_to(&answer, from).unwrap();
+        answer
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn questions_of_one_moment_leave_by_one_port_and_each_gets_its_answer() {
+        let ((server, client), outstanding) = (server(), Outstanding::default());
+        let mut departing = Departing::default();
+        // More than one system call takes.
+        let heard: Vec<_> =
+            (0..BATCH + 8).map(|_| begin(&client, what().ask(&outstanding), &mut departing)).collect();
+        assert!(questions(&server).is_empty(), "others may join");
+        departing.send();
+        let questions = questions(&server);
+        assert_eq!(questions.len(), heard.len());
+        assert!(questions.iter().all(|(_, from)| from == &questions[0].1));
+        // In another order than they came.
+        let answers: Vec<_> = questions.iter().rev().map(|question| answer(&server, question)).collect();
+        for (heard, answer) in heard.iter().zip(answers.iter().rev()) {
+            assert_eq!(told(heard).as_ref(), Ok(answer));
+        }
+        departing.send();
+        assert!(self::questions(&server).is_empty(), "each is sent once");
+    }
+
+    // A9: who hears an answer by a port knows by its ID whose it is
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn one_with_the_id_of_another_leaves_by_another_port() {
+        let ((server, client), outstanding) = (server(), Outstanding::default());
+        let mut departing = Departing::default();
+        let first = what().ask(&outstanding);
+        let same = std::iter::repeat_with(|| what().ask(&outstanding)).find(|asked| asked.id() == first.id());
+        let heard = [first, same.unwrap()].map(|asked| begin(&client, asked, &mut departing));
+        departing.send();
+        let questions = questions(&server);
+        assert_eq!(questions.len(), 2);
+        assert_ne!(questions[0].1, questions[1].1);
+        for (heard, question) in heard.iter().zip(&questions) {
+            let answer = answer(&server, question);
+            assert_eq!(told(heard), Ok(answer));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_cannot_be_sent_is_told_and_holds_up_nobody() {
+        let ((server, client), outstanding) = (server(), Outstanding::default());
+        let mut departing = Departing::default();
+        let mut asked = [(); 3].map(|()| what().ask(&outstanding));
+        asked[1].message.resize(1 << 16, 0);
+        let heard = asked.map(|asked| begin(&client, asked, &mut departing));
+        departing.send();
+        assert!(told(&heard[1]).is_err_and(|error| error != "slow"));
+        let questions = questions(&server);
+        assert_eq!(questions.len(), 2);
+        for (heard, question) in [&heard[0], &heard[2]].into_iter().zip(&questions) {
+            let answer = answer(&server, question);
+            assert_eq!(told(heard), Ok(answer));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_no_buffer_holds_is_heard_as_its_beginning() {
+        let ((server, client), outstanding) = (server(), Outstanding::default());
+        let counters = Arc::default();
+        let asking = client.ask(what().ask(&outstanding), &counters);
+        let answering = async {
+            loop {
+                tokio::task::yield_now().await;
+                if let Some((mut question, from)) = questions(&server).pop() {
+                    question[2] |= 0x80;
+                    question.resize(LARGEST_DATAGRAM + 1, 0);
+                    return server.send_to(&question, from).unwrap();
+                }
+            }
+        };
+        let both = async { tokio::join!(asking, answering) };
+        let (heard, _) = timeout(Duration::from_secs(5), both).await.unwrap();
+        assert_eq!(heard.unwrap().len(), LARGEST_DATAGRAM);
+    }
 }

@@ -1,4 +1,4 @@
-//! Datagrams by the batch: one system call takes what has arrived, one sends the answers.
+//! Datagrams by the batch: one system call takes what has arrived, one sends what is ready.
 //!
 //! All room is made once. What is sent is never waited for: a full buffer is a client that asks again.
 #![allow(
@@ -16,36 +16,40 @@ use std::{
 use nix::{errno::Errno, libc, sys::socket::SockaddrStorage};
 
 /// Datagrams that one system call takes or sends.
-pub(super) const BATCH: usize = 64;
-/// The longest query that is read: longer ones are none (EDNS options are short). An odd number of cache lines, so that the
-/// beginnings of a batch do not crowd into a few sets of a cache.
-const LONGEST_QUERY: usize = 33 * 64;
+pub(crate) const BATCH: usize = 64;
 /// CMSG_SPACE of `in6_pktinfo`, aligned for its header, and some.
 type Control = [u64; 8];
 
 /// Where an answer goes, and from where.
 #[derive(Clone, Copy)]
-pub(super) struct Path {
-    pub(super) to: SockaddrStorage,
-    pub(super) from: From,
+pub(crate) struct Path {
+    pub(crate) to: SockaddrStorage,
+    pub(crate) from: From,
 }
 
 /// The source of an answer.
 #[derive(Clone, Copy)]
-pub(super) enum From {
+pub(crate) enum From {
     /// What the socket is bound to.
     Bound,
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
 }
 
-/// Room for a batch of queries.
-pub(super) struct Incoming {
+/// Room for a batch of datagrams.
+pub(crate) struct Incoming {
     octets: Vec<u8>,
+    longest: usize,
     peers: Vec<SockaddrStorage>,
     controls: Vec<Control>,
     taken: Vec<Taken>,
     wildcard: bool,
+}
+
+/// What came, or its beginning.
+pub(crate) struct Datagram<'a> {
+    pub(crate) octets: &'a [u8],
+    pub(crate) whole: bool,
 }
 
 struct Taken {
@@ -55,11 +59,14 @@ struct Taken {
 }
 
 impl Incoming {
-    /// `wildcard`: the socket is bound to all addresses, and the kernel says which one was meant.
-    pub(super) fn new(wildcard: bool) -> Self {
+    /// For datagrams of at most `longest` octets: best an odd number of cache lines, so that the beginnings of a batch do not
+    /// crowd into a few sets of a cache. `wildcard`: the socket is bound to all addresses, and the kernel says which one was
+    /// meant.
+    pub(crate) fn new(longest: usize, wildcard: bool) -> Self {
         let nobody = SockaddrStorage::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         Self {
-            octets: vec![0; BATCH * LONGEST_QUERY],
+            octets: vec![0; BATCH * longest],
+            longest,
             peers: vec![nobody; BATCH],
             controls: vec![Control::default(); BATCH],
             taken: Vec::with_capacity(BATCH),
@@ -67,13 +74,15 @@ impl Incoming {
         }
     }
 
-    /// Takes what is there, up to a batch, and returns how many datagrams that are.
-    pub(super) fn take(&mut self, socket: BorrowedFd<'_>) -> nix::Result<usize> {
+    /// Takes what is there, up to `most` and up to a batch, and returns how many datagrams that are.
+    pub(crate) fn take(&mut self, socket: BorrowedFd<'_>, most: usize) -> nix::Result<usize> {
+        let most = most.min(BATCH);
+        self.taken.clear();
         // SAFETY: zeroes are valid for these plain structures.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut parts: [libc::iovec; BATCH] = unsafe { mem::zeroed() };
-        for (at, octets) in self.octets.chunks_exact_mut(LONGEST_QUERY).enumerate() {
+        for (at, octets) in self.octets.chunks_exact_mut(self.longest).enumerate().take(most) {
             parts[at] = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() };
             let header = &mut headers[at].msg_hdr;
             header.msg_name = ptr::from_mut(&mut self.peers[at]).cast();
@@ -85,11 +94,10 @@ impl Incoming {
                 header.msg_controllen = size_of::<Control>();
             }
         }
-        let (fd, most, flags) = (socket.as_raw_fd(), BATCH as u32, libc::MSG_DONTWAIT);
-        // SAFETY: all headers are filled; the room that they point to lives until the call returns.
+        let (fd, most, flags) = (socket.as_raw_fd(), most as u32, libc::MSG_DONTWAIT);
+        // SAFETY: `most` headers are filled; the room that they point to lives until the call returns.
         let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), most, flags, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| Errno::last())?;
-        self.taken.clear();
         self.taken.extend(headers[..count].iter().map(|header| Taken {
             octets: header.msg_len as usize,
             whole: header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0,
@@ -98,12 +106,12 @@ impl Incoming {
         Ok(count)
     }
 
-    /// The datagrams that were taken last, and where their answers go. Nothing of one that is too long to be a query.
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = (Option<&[u8]>, Path)> {
-        let rooms = self.octets.chunks_exact(LONGEST_QUERY).zip(&self.peers);
+    /// The datagrams that were taken last, and where their answers go.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (Datagram<'_>, Path)> {
+        let rooms = self.octets.chunks_exact(self.longest).zip(&self.peers);
         self.taken.iter().zip(rooms).map(|(taken, (room, to))| {
-            let octets = room.get(..taken.octets).filter(|_| taken.whole);
-            (octets, Path { to: *to, from: taken.from })
+            let octets = room.get(..taken.octets).unwrap_or(room);
+            (Datagram { octets, whole: taken.whole }, Path { to: *to, from: taken.from })
         })
     }
 }
@@ -132,70 +140,75 @@ fn asked_at(header: &libc::msghdr) -> From {
     }
 }
 
-/// Answers that wait to be sent together, to whom.
-pub(super) struct Outgoing {
+/// Messages that wait to be sent together, to whom.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
     octets: Vec<u8>,
-    answers: Vec<Answer>,
+    messages: Vec<Message>,
 }
 
-struct Answer {
+#[derive(Debug)]
+struct Message {
     from: usize,
-    to: SockaddrStorage,
+    /// None: the socket is connected.
+    to: Option<SockaddrStorage>,
 }
 
 impl Outgoing {
-    pub(super) fn new() -> Self {
-        Self { octets: Vec::with_capacity(BATCH * 512), answers: Vec::with_capacity(BATCH) }
+    /// With room for a batch.
+    pub(crate) fn new() -> Self {
+        Self { octets: Vec::with_capacity(BATCH * 512), messages: Vec::with_capacity(BATCH) }
     }
 
-    /// Where the next answer is written to, behind those that are there.
-    pub(super) fn room(&mut self) -> &mut Vec<u8> {
+    /// Where the next message is written to, behind those that are there.
+    pub(crate) fn room(&mut self) -> &mut Vec<u8> {
         &mut self.octets
     }
 
-    /// What was written from here on is an answer.
-    pub(super) fn add(&mut self, from: usize, to: SockaddrStorage) {
-        self.answers.push(Answer { from, to });
+    /// What was written from here on is a message.
+    pub(crate) fn add(&mut self, from: usize, to: Option<SockaddrStorage>) {
+        self.messages.push(Message { from, to });
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.answers.len() >= BATCH
+    pub(crate) fn is_full(&self) -> bool {
+        self.messages.len() >= BATCH
     }
 
-    /// Sends all, and returns how many could not be.
-    pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
-        let (mut unsent, mut at) = (0, 0);
-        while at < self.answers.len() {
+    /// Sends all. `unsent` is told which could not be, by its number, and why.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, mut unsent: impl FnMut(usize, Errno)) {
+        let mut at = 0;
+        while at < self.messages.len() {
             match self.send_some(socket, at) {
                 Ok(sent) => at += sent,
-                // What is reported is an error about an earlier datagram to somebody else; it is reported once.
+                // What is reported is an error about an earlier datagram; it is reported once.
                 Err(Errno::ECONNREFUSED | Errno::EINTR) => {}
-                Err(_) => {
-                    unsent += 1;
+                Err(error) => {
+                    unsent(at, error);
                     at += 1;
                 }
             }
         }
-        self.answers.clear();
+        self.messages.clear();
         self.octets.clear();
-        unsent
     }
 
     fn send_some(&mut self, socket: BorrowedFd<'_>, begin: usize) -> nix::Result<usize> {
-        let count = (self.answers.len() - begin).min(BATCH);
+        let count = (self.messages.len() - begin).min(BATCH);
         // SAFETY: zeroes are valid for these plain structures.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut parts: [libc::iovec; BATCH] = unsafe { mem::zeroed() };
         for place in 0..count {
-            let answer = &self.answers[begin + place];
-            let next = self.answers.get(begin + place + 1);
-            let octets = &self.octets[answer.from..next.map_or(self.octets.len(), |next| next.from)];
+            let message = &self.messages[begin + place];
+            let next = self.messages.get(begin + place + 1);
+            let octets = &self.octets[message.from..next.map_or(self.octets.len(), |next| next.from)];
             // The kernel reads through these pointers only.
             parts[place] = libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() };
             let header = &mut headers[place].msg_hdr;
-            header.msg_name = ptr::from_ref(&answer.to).cast_mut().cast();
-            header.msg_namelen = nix::sys::socket::SockaddrLike::len(&answer.to);
+            if let Some(to) = &message.to {
+                header.msg_name = ptr::from_ref(to).cast_mut().cast();
+                header.msg_namelen = nix::sys::socket::SockaddrLike::len(to);
+            }
             header.msg_iov = &raw mut parts[place];
             header.msg_iovlen = 1;
         }
@@ -215,6 +228,8 @@ mod tests {
 
     use super::*;
 
+    const LONGEST: usize = 3 * 64;
+
     fn address_of(socket: &UdpSocket) -> SockaddrStorage {
         SockaddrStorage::from(socket.local_addr().unwrap())
     }
@@ -228,10 +243,10 @@ mod tests {
         for number in 0..BATCH + 8 {
             let begin = out.room().len();
             out.room().extend(vec![number as u8; 1 + number % 7]);
-            out.add(begin, address_of(&sockets[number % 3]));
+            out.add(begin, Some(address_of(&sockets[number % 3])));
         }
         assert!(out.is_full());
-        assert_eq!(out.send(sender.as_fd()), 0);
+        out.send(sender.as_fd(), |at, error| panic!("{at}: {error}"));
         assert!(!out.is_full() && out.room().is_empty());
         let mut buffer = [0; 64];
         for number in 0..BATCH + 8 {
@@ -252,24 +267,26 @@ mod tests {
         for number in 0..BATCH + 3 {
             client.send(&vec![number as u8; number]).unwrap();
         }
-        client.send(&vec![0; LONGEST_QUERY + 1]).unwrap();
-        let (mut incoming, mut seen) = (Incoming::new(true), 0);
-        for expected in [BATCH, 4] {
-            assert_eq!(incoming.take(server.as_fd()), Ok(expected));
-            for (octets, path) in incoming.datagrams() {
-                let whole = vec![seen as u8; seen];
-                assert_eq!(octets, (seen < BATCH + 3).then_some(&whole[..]), "datagram {seen}");
+        client.send(&[7; LONGEST + 1]).unwrap();
+        let (mut incoming, mut seen) = (Incoming::new(LONGEST, true), 0);
+        for (most, expected) in [(1, 1), (usize::MAX, BATCH), (BATCH, 3)] {
+            assert_eq!(incoming.take(server.as_fd(), most), Ok(expected));
+            for (datagram, path) in incoming.datagrams() {
+                let is_whole = seen < BATCH + 3;
+                let octets = if is_whole { vec![seen as u8; seen] } else { vec![7; LONGEST] };
+                assert_eq!((datagram.octets, datagram.whole), (&octets[..], is_whole), "datagram {seen}");
                 assert_eq!(path.to, address_of(&client));
                 let From::V4(info) = path.from else { panic!("no address") };
                 assert_eq!(info.ipi_spec_dst.s_addr, u32::from_ne_bytes([127, 0, 0, 3]));
                 seen += 1;
             }
         }
-        assert_eq!(incoming.take(server.as_fd()), Err(Errno::EAGAIN));
+        assert_eq!(incoming.take(server.as_fd(), BATCH), Err(Errno::EAGAIN));
+        assert_eq!(incoming.datagrams().count(), 0);
     }
 
     #[test]
-    fn what_cannot_be_sent_is_counted_and_holds_up_nothing() {
+    fn what_cannot_be_sent_is_told_and_holds_up_nothing() {
         let (sender, receiver) =
             (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         let nowhere: std::net::SocketAddr = "255.255.255.255:53".parse().unwrap();
@@ -277,9 +294,11 @@ mod tests {
         for to in [address_of(&receiver), SockaddrStorage::from(nowhere), address_of(&receiver)] {
             let begin = out.room().len();
             out.room().extend(*b"answer");
-            out.add(begin, to);
+            out.add(begin, Some(to));
         }
-        assert_eq!(out.send(sender.as_fd()), 1, "broadcast is not permitted");
+        let mut unsent = Vec::new();
+        out.send(sender.as_fd(), |at, error| unsent.push((at, error)));
+        assert_eq!(unsent, [(1, Errno::EACCES)], "broadcast is not permitted");
         receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut buffer = [0; 64];
         for _ in 0..2 {
