@@ -67,6 +67,18 @@ fn no_way_out_for_uid_0() {
         ("join-anycast6", "EPERM"),
         ("reuseport-cbpf", "EPERM"),
         ("reuseport-ebpf", "EPERM"),
+        ("broadcast", "ok"),
+        ("broadcast-is-on", "0"),
+        ("device", "EPERM"),
+        ("device-index", "EPERM"),
+        ("link4", "EPERM"),
+        ("link6", "EPERM"),
+        ("packet-info6", "EPERM"),
+        ("old-packet-info6", "ok"),
+        ("any-source4", "EPERM"),
+        ("any-source6", "EPERM"),
+        ("transparent4", "EPERM"),
+        ("transparent6", "EPERM"),
         ("route4", "EPERM"),
         ("route6", "EPERM"),
         ("old-route6", "EPERM"),
@@ -143,6 +155,25 @@ fn a_network_socket_as_standard_input_is_refused() {
     let mut command = lab.command(&["--", "true"]);
     command.stdin(std::os::fd::OwnedFd::from(socket));
     finish(command).ended(125).told("standard input is a network socket");
+}
+
+// B37: also one of a family that gives sockets no address.
+#[test]
+fn a_socket_without_an_address_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let script = "import os, socket, sys\n\
+                  AF_XDP = 44\n\
+                  s = socket.socket(AF_XDP, socket.SOCK_RAW)\n\
+                  os.dup2(s.fileno(), 1)\n\
+                  os.execv(sys.argv[1], sys.argv[1:])";
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", lab.host())).args(["/usr/bin/python3", "-c", script]);
+    command.arg(nameward()).args(["run", "--dns", crate::lab::DNS, "--", "true"]);
+    command.stdin(Stdio::null()).env_remove("SUDO_UID");
+    finish(command).ended(125).told("standard output is a network socket");
 }
 
 // B37

@@ -20,7 +20,7 @@ mod upstream;
 use std::ffi::CString;
 use std::fs;
 use std::io::IsTerminal;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,7 +29,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use nameward_api::serve::ApiListener;
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use rustix::io::Errno;
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -256,10 +258,16 @@ fn plan(arguments: &Run, resolv_conf: &str, upstream: &Upstream) -> Result<Plan>
 
 /// What the command inherits would pass the fence by: sockets are judged where they were made (bypass row B37).
 fn refuse_network_sockets() -> Result<()> {
-    for (descriptor, name) in [(0, "input"), (1, "output"), (2, "error")] {
-        let Ok(address) = getsockname::<SockaddrStorage>(descriptor) else { continue };
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for (descriptor, name) in [(input.as_fd(), "input"), (output.as_fd(), "output"), (error.as_fd(), "error")]
+    {
+        // Not by its own address: some families have none (AF_XDP).
+        let is_harmless = match socket_domain(descriptor) {
+            Ok(family) => family == AddressFamily::UNIX,
+            Err(error) => matches!(error, Errno::NOTSOCK | Errno::BADF),
+        };
         ensure!(
-            matches!(address.family(), Some(AddressFamily::Unix)),
+            is_harmless,
             "standard {name} is a network socket, which the fence could not judge; connect it by a pipe, \
              for instance through cat"
         );

@@ -64,16 +64,28 @@ const REFUSED_REQUESTS: [u64; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TUNSET
 
 /// Options of sockets, by level.
 ///
-/// By the first two, a program chooses who of the sockets that share a port is sent to. The kernel leaves such a program
-/// out when a hook asks who would be: it names one of ours, and a listener outside is reached (X6). The next ones join
-/// groups: the kernel then sends reports (IGMP, MLD) that no hook sees, to an address of the command's choice. The last
-/// ones keep a route in the socket (source routing, RFC 791, RFC 8754): what it sends is for one address and goes to
-/// another. Each such packet is judged and denied, but nobody needs them. Hop-by-hop and destination options (54, 59, and
-/// 55) name no address that a packet is sent to, and the kernel takes them from CAP_NET_RAW only. `TCP_ULP` can put SMC
-/// into a TCP socket, whose data goes by RDMA; for TLS in the kernel, its other use, programs have their own.
-const REFUSED_OPTIONS: [(i32, i32); 15] = [
+/// By the first two, a program chooses who of the sockets that share a port is sent to. The kernel leaves such a
+/// program out when a hook asks who would be: it names one of ours, and a listener outside is reached (X6). The next
+/// ones choose the link, where an allowed address is whoever answers for it, or a source that is not the host's, to
+/// which answers and errors then carry what was sent. (`IP_FREEBIND` works on sockets of both families.
+/// `IPV6_2292PKTINFO` only asks for what arrives.) The next ones join groups: the kernel then sends reports (IGMP, MLD)
+/// that no hook sees, to an address of the command's choice. The last ones keep a route in the socket (source routing,
+/// RFC 791, RFC 8754): what it sends is for one address and goes to another. Each such packet is judged and denied, but
+/// nobody needs them. Hop-by-hop and destination options (54, 59, and 55) name no address that a packet is sent to, and
+/// the kernel takes them from CAP_NET_RAW only. `TCP_ULP` can put SMC into a TCP socket, whose data goes by RDMA; for
+/// TLS in the kernel, its other use, programs have their own.
+const REFUSED_OPTIONS: [(i32, i32); 24] = [
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF),
     (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF),
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX),
+    (libc::IPPROTO_IP, libc::IP_UNICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_FREEBIND),
+    (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
     (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
     (libc::IPPROTO_IP, libc::IP_ADD_SOURCE_MEMBERSHIP),
     (libc::IPPROTO_IP, MCAST_JOIN_GROUP),
@@ -92,6 +104,10 @@ const REFUSED_OPTIONS: [(i32, i32); 15] = [
 const MCAST_JOIN_GROUP: i32 = 42;
 const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
 const IPV6_RTHDR: i32 = 57;
+
+/// Options that are said to be set, and are not: then the kernel refuses to send broadcasts (EACCES), which reach all
+/// listeners of the host. A refusal would break programs in Go, which set it on each UDP socket.
+const IGNORED_OPTIONS: [(i32, i32); 1] = [(libc::SOL_SOCKET, libc::SO_BROADCAST)];
 
 /// Answered "not implemented", so that programs take their other road: io_uring makes sockets and sends
 /// without system calls that a filter sees; the flags of `clone3` are in memory that a filter cannot read.
@@ -113,6 +129,7 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>> {
     let mut programs = Vec::new();
     for (errno, rules) in [
         (libc::EPERM, refused()?),
+        (0, [(libc::SYS_setsockopt, socket_options(&IGNORED_OPTIONS)?)].into()),
         (libc::ENOSYS, ABSENT.iter().map(|call| (*call, vec![])).collect()),
         (libc::EAFNOSUPPORT, families()?),
         (libc::EPROTONOSUPPORT, protocols()?),
@@ -139,8 +156,7 @@ fn refused() -> Result<Rules> {
     rules.insert(libc::SYS_unshare, [namespaces, vec![time]].concat());
     let requests = REFUSED_REQUESTS.map(|request| rule(1, SeccompCmpOp::Eq, request));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_>>()?);
-    let options = REFUSED_OPTIONS.map(socket_option);
-    rules.insert(libc::SYS_setsockopt, options.into_iter().collect::<Result<_>>()?);
+    rules.insert(libc::SYS_setsockopt, socket_options(&REFUSED_OPTIONS)?);
     Ok(rules)
 }
 
@@ -161,6 +177,10 @@ fn protocols() -> Result<Rules> {
         rule(1, SeccompCmpOp::MaskedEq(0xf), SOCK_PACKET)?,
     ];
     Ok([(libc::SYS_socket, rules)].into())
+}
+
+fn socket_options(options: &[(i32, i32)]) -> Result<Vec<SeccompRule>> {
+    options.iter().copied().map(socket_option).collect()
 }
 
 fn socket_option((level, option): (i32, i32)) -> Result<SeccompRule> {
