@@ -133,9 +133,23 @@ pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) ->
 pub(crate) fn netlink<T>(
     work: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>,
 ) -> io::Result<T> {
+    converse(rtnetlink::new_connection, work)
+}
+
+/// The same where what a request says is a filter, which the kernel passes over otherwise (`NETLINK_GET_STRICT_CHK`).
+pub(crate) fn strict_netlink<T>(
+    work: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>,
+) -> io::Result<T> {
+    converse(rtnetlink::new_connection_with_strict_check, work)
+}
+
+fn converse<T, M, C: Future<Output = ()> + Send + 'static>(
+    open: impl FnOnce() -> io::Result<(C, rtnetlink::Handle, M)>,
+    work: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, rtnetlink::Error>,
+) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let (connection, handle, _) = open()?;
         let connection = tokio::spawn(connection);
         let result = work(handle).await.map_err(io::Error::other);
         connection.abort();

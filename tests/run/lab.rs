@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 /// Address of the DNS server.
 pub(crate) const DNS: &str = "198.51.100.53";
 /// Names and their addresses.
-pub(crate) const NAMES: [(&str, &[&str]); 10] = [
+pub(crate) const NAMES: [(&str, &[&str]); 11] = [
     ("allowed.example", &["198.51.100.10"]),
     ("six.example", &["2001:db8:1::10"]),
     ("both.example", &["198.51.100.11", "2001:db8:1::11"]),
@@ -29,6 +29,7 @@ pub(crate) const NAMES: [(&str, &[&str]); 10] = [
     ("private.example", &["10.66.0.10"]),
     ("metadata.example", &["169.254.169.254"]),
     ("self.example", &["192.0.2.2", "2001:db8::2", "::ffff:192.0.2.2", "64:ff9b::192.0.2.2"]),
+    ("around.example", &["192.0.2.255", "203.0.113.200", "2001:db8::"]),
     ("moves.example", &["198.51.100.12", "198.51.100.13"]),
 ];
 /// Every name below this one exists.
@@ -138,7 +139,7 @@ impl Lab {
 
     fn link(&self) {
         let (host, internet) = (self.host(), self.internet());
-        let named = NAMES.iter().filter(|(name, _)| *name != "self.example");
+        let named = NAMES.iter().filter(|(name, _)| !["self.example", "around.example"].contains(name));
         let addresses = named.flat_map(|(_, addresses)| addresses.iter()).chain(&NAMELESS).chain([&DNS]);
         let addresses: String = addresses
             .map(|address| {

@@ -227,6 +227,25 @@ fn no_name_opens_the_host() {
     curl(&lab, &ruled, "http://self.example/").ended(0);
 }
 
+// A3, X6: what else the host takes in: a prefix, the broadcast address of a subnet, the anycast address of its routers.
+#[test]
+fn no_name_opens_what_is_local_by_a_route() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    let (host, reached) = (lab.host(), Arc::clone(&lab.reached));
+    must(&format!("ip -n {host} route add local 203.0.113.192/26 dev lo"));
+    lab.in_namespace(&host, move || {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        let listener = TcpListener::bind("[::]:80").unwrap();
+        std::thread::spawn(move || serve_forever(&listener, &reached));
+    });
+    let said = curl(&lab, &["--allow", "*.example"], "http://around.example/");
+    said.ended(6).told("denied name around.example: private-address");
+    assert!(lab.reached.lock().unwrap().is_empty(), "{said:#?}");
+}
+
 // A3: also one that it gets while the command runs.
 #[test]
 fn an_address_that_becomes_the_host_s_is_open_no_more() {

@@ -145,7 +145,7 @@ fn a_rule_ends_by_the_clock() {
     }
 }
 
-// A3, B7: also when it gets the address while both run
+// A3, B7: also when it gets the address while both run, and of a prefix that it takes in as a whole
 #[test]
 fn the_host_s_own_addresses_are_granted_to_nobody() {
     if !privileged() {
@@ -157,14 +157,18 @@ fn the_host_s_own_addresses_are_granted_to_nobody() {
     for workload in &host.workloads {
         assert_eq!(addresses(&**workload), ["198.51.100.11"], "{}", workload.name());
     }
-    namespace.ip("addr add 198.51.100.11/32 dev lo").unwrap();
-    for workload in &host.workloads {
-        wait_until("it is removed from answers", SOON, || addresses(&**workload).is_empty().then_some(()));
-        assert!(!reaches(&**workload, "198.51.100.11"), "{}: what was granted before", workload.name());
-    }
-    namespace.ip("addr del 198.51.100.11/32 dev lo").unwrap();
-    for workload in &host.workloads {
-        wait_until("it is in answers again", SOON, || (!addresses(&**workload).is_empty()).then_some(()));
+    for (object, what) in [("addr", "198.51.100.11/32 dev lo"), ("route", "local 198.51.100.8/29 dev lo")] {
+        namespace.ip(&format!("{object} add {what}")).unwrap();
+        for workload in &host.workloads {
+            wait_until("it is removed from answers", SOON, || {
+                addresses(&**workload).is_empty().then_some(())
+            });
+            assert!(!reaches(&**workload, "198.51.100.11"), "{}: what was granted before", workload.name());
+        }
+        namespace.ip(&format!("{object} del {what}")).unwrap();
+        for workload in &host.workloads {
+            wait_until("it is in answers again", SOON, || (!addresses(&**workload).is_empty()).then_some(()));
+        }
     }
 }
 

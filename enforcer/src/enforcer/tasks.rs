@@ -28,7 +28,7 @@ use crate::{
     gateway,
     heartbeat::{self, AnswerPath},
     kernel::{Attachment, BootNanos, EventReader, KernelError, KernelStore, Order, interface_index},
-    own_addresses::own_addresses,
+    own_addresses,
 };
 
 /// How often endpoints are asked whether something is about to lapse.
@@ -43,7 +43,7 @@ const DRIFT_EVERY: Duration = Duration::from_secs(5);
 const LET_OTHERS: Duration = Duration::from_micros(200);
 /// How often cgroups are looked for: nobody tells when one of the same name is made.
 const PLACES_EVERY: Duration = Duration::from_millis(100);
-/// Messages about interfaces that are looked at together.
+/// Messages about interfaces or routes that are looked at together.
 const LINK_MESSAGES: usize = 1_024;
 /// How long an endpoint of a pod may outlive its interface before that is told as a fault.
 const END_OF_POD: Duration = Duration::from_secs(60);
@@ -111,10 +111,15 @@ impl Enforcer {
     async fn watch_links(&self) -> io::Result<()> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        // One task for both: at the end of the process none of them sees the other gone, which would be told as a fault.
+        // Of their own: routers have many, and what overflows this socket loses no change of an interface.
+        let groups = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        let (route_connection, _handle, routes) = rtnetlink::new_multicast_connection(&groups)?;
+        // One task for all: at the end of the process none of them sees the other gone, which would be told as a fault.
         tokio::select! {
             () = connection => {}
+            () = route_connection => {}
             followed = self.follow_links(messages) => followed?,
+            followed = self.follow_routes(routes) => followed?,
         }
         Err(io::Error::other("the kernel's socket was closed"))
     }
@@ -145,8 +150,21 @@ impl Enforcer {
         Ok(())
     }
 
+    async fn follow_routes<A>(
+        &self,
+        messages: impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, A)> + Unpin,
+    ) -> io::Result<()> {
+        let mut messages = messages.ready_chunks(LINK_MESSAGES);
+        while let Some(chunk) = messages.next().await {
+            if chunk.iter().any(|(message, _)| own_addresses::is_of_own_route(message)) {
+                self.note_own_addresses()?;
+            }
+        }
+        Ok(())
+    }
+
     fn note_own_addresses(&self) -> io::Result<()> {
-        let found = own_addresses()?;
+        let found = own_addresses::own_addresses()?;
         self.0.own_addresses.send_if_modified(|known| {
             let is_new = *known != found;
             *known = found;
