@@ -46,6 +46,9 @@ fn mistakes_of_the_command_line() {
         &run(&["--learn", "/no/such/folder/file"]),
         &["--learn", "No such file", "make its folder first"],
     );
+    for path in ["/tmp", "/etc/resolv.conf/file"] {
+        refused(&lab, &run(&["--learn", path]), &["--learn", "name a regular file"]);
+    }
     refused(&lab, &run(&["--policy", "/no/such/file"]), &["/no/such/file", "No such file"]);
     refused(&lab, &run(&["--policy", "/tmp"]), &["/tmp", "name the files in it"]);
 }

@@ -29,7 +29,14 @@ pub(super) fn of(fact: &Fact) -> Option<String> {
             Subject::Packet { protocol, address, port, name, .. },
             "no-match" | "port" | "expired" | "protocol",
         ) => Some(match name.as_deref().and_then(valid).filter(|_| may_be_named(*address, *protocol)) {
-            Some(name) => format!("--allow {name}:{port}/{}", protocol_word(*protocol)),
+            Some(name) => {
+                let rule = format!("--allow {name}:{port}/{}", protocol_word(*protocol));
+                match judge(*address) {
+                    // Where nothing is denied a name gives these, too (--audit); they need their own word elsewhere.
+                    AddressClass::Private(_) => format!("{rule} --allow-private {name}"),
+                    AddressClass::Global | AddressClass::Never(_) => rule,
+                }
+            }
             None => format!("--allow-cidr {}", block(*address, *protocol, *port)),
         }),
         _ => None,
@@ -140,6 +147,8 @@ mod tests {
         }
         let named = flag(6, "192.0.2.1", Some("a.example"), "port").unwrap();
         name_rule(named.strip_prefix("--allow ").unwrap()).unwrap();
+        let private = flag(6, "10.0.0.1", Some("a.example"), "no-match");
+        assert_eq!(private.as_deref(), Some("--allow a.example:9/tcp --allow-private a.example"), "A3");
         let unopenable = flag(6, "127.0.0.1", Some("a.example"), "no-match");
         assert_eq!(unopenable.as_deref(), Some("--allow-cidr 127.0.0.1:9/tcp"), "A3");
     }

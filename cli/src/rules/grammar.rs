@@ -1,7 +1,7 @@
 //! The rule grammar of the command line (SEMANTICS X1): `NAME[:PORT[-PORT]][/tcp|/udp]` and
 //! `CIDR[:PORT[-PORT]][/PROTO]`, IPv6 addresses with ports in brackets.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
@@ -40,6 +40,18 @@ impl CidrRule {
         rule.peers = vec![Peer::Block { cidr: self.cidr, except: vec![] }];
         rule.ports.clone_from(&self.ports);
         rule
+    }
+
+    /// What looks like a port without brackets is the end of an IPv6 address.
+    pub(super) fn warning(&self) -> Option<String> {
+        let (address, end) = self.text.rsplit_once(':')?;
+        let end = end.split('/').next()?;
+        let is_like_a_port = end.len() > 1 && end.bytes().all(|octet| octet.is_ascii_digit());
+        address.parse::<Ipv6Addr>().ok().filter(|_| is_like_a_port)?;
+        let text = &self.text;
+        Some(format!(
+            "--allow-cidr {text}: {end} is part of the address; a port is written [{address}]:{end}"
+        ))
     }
 }
 
@@ -210,6 +222,18 @@ mod tests {
 
     fn said(result: Result<impl std::fmt::Debug>) -> String {
         format!("{:#}", result.unwrap_err())
+    }
+
+    // X1
+    #[test]
+    fn a_port_behind_a_bare_ipv6_address_is_warned_of() {
+        let warning = |text: &str| cidr_rule(text).unwrap().warning();
+        for text in ["2001:db8::1:443", "2001:db8::1:443/tcp"] {
+            assert!(warning(text).unwrap().ends_with("a port is written [2001:db8::1]:443"), "{text}");
+        }
+        for text in ["2001:db8::1", "2001:db8::1:2", "2001:db8::443", "[2001:db8::1]:443", "192.0.2.1:443"] {
+            assert_eq!(warning(text), None, "{text}");
+        }
     }
 
     // X1

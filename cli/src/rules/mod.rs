@@ -9,6 +9,7 @@ mod private;
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use nameward_policy::{Effect, Peer, PolicyKind, PolicyRef, Rule, RuleMode};
 
 pub(crate) use grammar::{CidrRule, NameRule, cidr_rule, dns_server, name_rule, pattern};
@@ -31,7 +32,9 @@ impl Rules {
     pub(crate) fn collect(arguments: &Run, hosts: &str) -> Result<Self> {
         let mut rules: Vec<Rule> = arguments.allow.iter().map(NameRule::to_rule).collect();
         rules.extend(arguments.allow_cidr.iter().map(CidrRule::to_rule));
-        rules.extend(policy_file::read_all(&arguments.policy)?);
+        let from_files = policy_file::read_all(&arguments.policy)?;
+        let idle = policy_file::idle(&from_files, Timestamp::now(), arguments.audit);
+        rules.extend(from_files);
         if arguments.audit {
             rules.iter_mut().for_each(|rule| rule.mode = RuleMode::Audit);
         }
@@ -40,6 +43,8 @@ impl Rules {
         for rule in rules.iter().chain(&hosts) {
             warnings.extend(rule.warnings().iter().map(|warning| format!("{}: {warning}", rule.policy)));
         }
+        warnings.extend(arguments.allow_cidr.iter().filter_map(CidrRule::warning));
+        warnings.extend(idle);
         Ok(Self { rules, hosts, warnings })
     }
 

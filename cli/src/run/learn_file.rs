@@ -43,7 +43,8 @@ impl LearnFile {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!("{}: {error}; name a file that you may write, it is opened with your rights", say())
             }
-            other => other.with_context(say)?,
+            Err(error) => bail!("{}: {error}; name a regular file, or one that is not there yet", say()),
+            Ok(file) => file,
         };
         ensure!(
             file.metadata().with_context(say)?.is_file(),

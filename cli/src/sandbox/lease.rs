@@ -39,7 +39,9 @@ pub(crate) struct Lease {
 impl Lease {
     /// Removes what killed runs left behind, then opens the record of a run called `name`.
     pub(crate) fn take(name: &str) -> Result<Self> {
-        fs::create_dir_all(FOLDER).with_context(|| format!("cannot make {FOLDER}"))?;
+        fs::create_dir_all(FOLDER).with_context(|| {
+            format!("cannot make {FOLDER}, where runs are recorded; inside another run none can be started")
+        })?;
         let all = File::create(Path::new(FOLDER).join(".lock"))
             .with_context(|| format!("cannot write in {FOLDER}"))?;
         let _all = lock(all, FlockArg::LockExclusive).context("cannot lock the records of runs")?;
