@@ -246,7 +246,8 @@ impl Client {
     }
 }
 
-fn address(path: &str, query: &[(&str, String)]) -> String {
+/// A path with its query, as a request has it.
+pub fn address(path: &str, query: &[(&str, String)]) -> String {
     let pairs: Vec<String> =
         query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, PLAIN))).collect();
     let path = utf8_percent_encode(path, PLAIN);
@@ -295,10 +296,13 @@ impl Events {
 
 /// An event as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Raw {
-    id: String,
-    kind: String,
-    data: String,
+pub struct Raw {
+    /// Of this event, or of the last one that had one.
+    pub id: String,
+    /// What it is; empty where nothing was said.
+    pub kind: String,
+    /// Empty where only the identifier moves on.
+    pub data: String,
 }
 
 impl Raw {
@@ -317,14 +321,18 @@ impl Raw {
 
 /// Lines to events, whatever the pieces they come in.
 #[derive(Debug, Default)]
-struct Parser {
+pub struct Parser {
     line: Vec<u8>,
     event: Raw,
-    ready: VecDeque<Raw>,
+    /// Whether the event has an identifier of its own.
+    is_named: bool,
+    /// Events that are complete.
+    pub ready: VecDeque<Raw>,
 }
 
 impl Parser {
-    fn push(&mut self, data: &[u8]) {
+    /// Takes what has come.
+    pub fn push(&mut self, data: &[u8]) {
         for byte in data {
             if *byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
@@ -338,7 +346,9 @@ impl Parser {
     fn take(&mut self, line: &str) {
         if line.is_empty() {
             let event = std::mem::take(&mut self.event);
-            if !event.data.is_empty() {
+            // An identifier holds until another one comes.
+            event.id.clone_into(&mut self.event.id);
+            if std::mem::take(&mut self.is_named) || !event.data.is_empty() {
                 self.ready.push_back(event);
             }
             return;
@@ -346,7 +356,10 @@ impl Parser {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "id" => value.clone_into(&mut self.event.id),
+            "id" => {
+                value.clone_into(&mut self.event.id);
+                self.is_named = true;
+            }
             "event" => value.clone_into(&mut self.event.kind),
             "data" => value.clone_into(&mut self.event.data),
             _ => {}
@@ -398,13 +411,14 @@ mod tests {
     #[test]
     fn events_come_in_pieces() {
         let mut parser = Parser::default();
-        let text = ": following\n\nid: 1-7\nevent: decision\ndata: {\"a\":1}\n\nevent: lost\r\ndata: {\"count\":3}\r\n\r\n:\n\n";
+        let text = ": following\n\nid: 1-7\nevent: decision\ndata: {\"a\":1}\n\nevent: lost\r\ndata: {\"count\":3}\r\n\r\n:\n\nid: 1-9\n\n";
         for piece in text.as_bytes().chunks(3) {
             parser.push(piece);
         }
         let kinds: Vec<_> = parser.ready.iter().map(|raw| (raw.kind.as_str(), raw.id.as_str())).collect();
-        assert_eq!(kinds, [("decision", "1-7"), ("lost", "")]);
+        assert_eq!(kinds, [("decision", "1-7"), ("lost", "1-7"), ("", "1-9")]);
         assert_eq!(parser.ready[1].clone().read(), Some(Event::Lost(3)));
+        assert_eq!(parser.ready[2].clone().read(), None);
     }
 
     #[test]

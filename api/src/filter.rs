@@ -127,7 +127,7 @@ impl DecisionFilter {
     /// Whether a decision is meant. Its endpoint may be gone: then its identifier stands for its name.
     pub fn passes(&self, decision: &Decision) -> bool {
         let named = || decision.name.as_deref().and_then(|name| Name::parse(name).ok());
-        self.endpoint.passes(&decision.endpoint, &decision.endpoint)
+        self.endpoint.passes(&decision.endpoint, decision.workload_name())
             && self.verdicts.passes(decision)
             && (self.reasons.is_empty() || self.reasons.iter().any(|reason| *reason == decision.reason))
             && self.direction.is_none_or(|wanted| wanted == decision.direction)
@@ -292,6 +292,7 @@ mod tests {
             sequence: 1,
             at: "2027-01-01T00:00:10Z".parse().unwrap(),
             endpoint: "ci/runner".into(),
+            workload: None,
             verdict: Verdict::Deny,
             reason: "no-match".into(),
             direction: Direction::Egress,

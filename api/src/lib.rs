@@ -3,7 +3,7 @@
 //! [`types`] are what is said; [`Source`] is who knows it, and the enforcer implements it; [`router`] are the routes;
 //! [`serve`] opens sockets and bounds what strangers can cost; [`client`] asks. It decides nothing and keeps nothing.
 //!
-//! The enforcer and the user's command depend on it; it depends on `policy` alone.
+//! The enforcer, the user's command and `nameward-api-server` depend on it; it depends on `policy` and `tls` alone.
 
 pub mod client;
 pub mod explained;
@@ -23,3 +23,13 @@ pub use problem::Problem;
 pub use routes::{Site, router};
 pub use source::{Changes, Flush, Followed, Source, SourceError};
 pub use stream::LastSeen;
+
+/// What the routes of a cluster share with those of a node.
+pub mod shared {
+    pub use crate::routes::{
+        answer::Wanted,
+        decisions::{DecisionsQuery, accepts_events},
+        finish,
+        health::{alive, readiness},
+    };
+}

@@ -63,6 +63,6 @@ pub fn json() -> &'static str {
 }
 
 /// The description as an answer.
-pub(crate) fn answer() -> axum::response::Response {
+pub fn answer() -> axum::response::Response {
     ([(CONTENT_TYPE, "application/json")], json()).into_response()
 }

@@ -1,7 +1,7 @@
 //! Who knows what the API says. The enforcer implements [`Source`]; tests have one of their own.
 
 use std::{
-    ops::Deref,
+    ops::{Bound, Deref},
     sync::{Arc, OnceLock},
 };
 
@@ -35,7 +35,7 @@ pub trait Source: Send + Sync + 'static {
     /// Identifiers and names of all endpoints, by identifier; cheaper than [`endpoints`](Self::endpoints).
     fn endpoint_names(&self) -> Vec<(Arc<str>, String)>;
 
-    /// The bindings of an endpoint that pass the filter, by name; at most `limit` of those after `after`.
+    /// The bindings of an endpoint that pass the filter, by name; at most `limit` of those from `first` on.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -43,7 +43,7 @@ pub trait Source: Send + Sync + 'static {
         &self,
         uid: &str,
         filter: &BindingFilter,
-        after: Option<&str>,
+        first: Bound<&str>,
         limit: usize,
     ) -> Result<Vec<BindingStatus>, SourceError>;
 

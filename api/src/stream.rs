@@ -51,7 +51,10 @@ impl LastSeen {
 
 /// The events behind `last` that are still kept, and then all that come.
 pub(crate) fn follow(source: &dyn Source, filter: DecisionFilter, last: Option<LastSeen>) -> Response {
-    let mut follower = Follower::new(source, filter);
+    // What comes between here and the first event is told, or behind this identifier.
+    let kept = source.recent_decisions();
+    let newest = kept.last().map_or(0, |newest| newest.sequence);
+    let mut follower = Follower::new(source, filter, last.map_or(newest, |last| last.sequence));
     if let Some(last) = last {
         follower.replay(source.recent_decisions(), last);
     }
@@ -77,10 +80,12 @@ struct Follower {
     /// Not written before.
     due: Instant,
     begun: bool,
+    /// Where it begins, for readers that are interrupted before anything comes.
+    begins_behind: u64,
 }
 
 impl Follower {
-    fn new(source: &dyn Source, filter: DecisionFilter) -> Self {
+    fn new(source: &dyn Source, filter: DecisionFilter, begins_behind: u64) -> Self {
         Self {
             coming: source.follow(),
             filter,
@@ -90,12 +95,14 @@ impl Follower {
             lost: 0,
             due: Instant::now(),
             begun: false,
+            begins_behind,
         }
     }
 
     /// What is kept behind the last event that was seen. Whoever saw another process's events gets all that is kept.
     fn replay(&mut self, kept: Vec<Arc<Followed>>, last: LastSeen) {
         let last = if last.epoch == self.epoch { last.sequence } else { 0 };
+        self.begins_behind = last;
         let newest = kept.last().map_or(0, |newest| newest.sequence);
         self.replayed = kept.into_iter().filter(|one| one.sequence > last).collect();
         if last != 0 {
@@ -110,7 +117,7 @@ impl Follower {
         if !self.begun {
             self.begun = true;
             // Headers leave with the first bytes: a reader knows that it follows.
-            return Some(Bytes::from_static(b": following\n\n"));
+            return Some(format!(": following\nid: {:x}-{}\n\n", self.epoch, self.begins_behind).into());
         }
         let mut text = String::new();
         self.tell_lost(&mut text);

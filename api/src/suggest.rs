@@ -132,6 +132,7 @@ mod tests {
             sequence: 1,
             at: jiff::Timestamp::UNIX_EPOCH,
             endpoint: "ci/a".into(),
+            workload: None,
             verdict: Verdict::WouldDeny,
             reason: reason.into(),
             direction: Direction::Egress,

@@ -6,7 +6,7 @@ use crate::types::Item;
 /// A list as a table.
 pub fn of_items<T: Item>(items: &[T]) -> String {
     let rows: Vec<Vec<String>> = items.iter().map(Item::row).collect();
-    render(T::COLUMNS, &rows)
+    render(&T::columns(), &rows)
 }
 
 /// Heads and lines with aligned columns.

@@ -39,6 +39,11 @@ pub struct EgressNodeSpec {
     #[schemars(length(max = 40), regex(pattern = patterns::DATE_TIME), extend("format" = "date-time"))]
     pub reported_at: String,
 
+    /// Where nameward-api asks the enforcer, over TLS: an address and a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub api: Option<String>,
+
     /// Counts of the node's pods that policies select.
     #[serde(default)]
     pub endpoints: crate::EndpointCounts,

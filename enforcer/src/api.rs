@@ -5,6 +5,7 @@ pub mod metrics;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -55,10 +56,10 @@ impl Source for Enforcer {
         &self,
         uid: &str,
         filter: &BindingFilter,
-        after: Option<&str>,
+        first: Bound<&str>,
         limit: usize,
     ) -> Result<Vec<BindingStatus>, SourceError> {
-        Ok(self.some_binding_statuses(uid, filter, after, limit)?)
+        Ok(self.some_binding_statuses(uid, filter, first, limit)?)
     }
 
     fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError> {

@@ -221,6 +221,7 @@ mod tests {
             sequence: 9,
             at: jiff::Timestamp::UNIX_EPOCH,
             endpoint: "ci/runner".into(),
+            workload: None,
             verdict,
             reason: "no-match".into(),
             direction,

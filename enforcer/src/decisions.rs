@@ -70,6 +70,8 @@ impl Default for Decisions {
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) endpoint: Arc<str>,
+    /// What people call it, where that is something else.
+    pub(crate) workload: Option<Arc<str>>,
     pub(crate) name: Option<String>,
     pub(crate) policy: Option<String>,
     pub(crate) staged: Option<Staged>,
@@ -79,6 +81,8 @@ pub(crate) struct Context {
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
     pub(crate) endpoint: Arc<str>,
+    /// What people call it, where that is something else.
+    pub(crate) workload: Option<Arc<str>>,
     /// Its first address; none where it has none of its own.
     pub(crate) address: Option<IpAddr>,
     /// Of its rules.
@@ -215,6 +219,7 @@ fn decision(sequence: u64, event: &Event, at: Timestamp, context: Context) -> De
         sequence,
         at,
         endpoint: context.endpoint,
+        workload: context.workload,
         verdict: verdict(event.verdict),
         reason: Reason::from_number(event.reason).map_or("unknown", Reason::word).into(),
         direction: direction(event.direction),
@@ -274,7 +279,13 @@ mod tests {
     }
 
     fn context(name: Option<&str>) -> Context {
-        Context { endpoint: "runner".into(), name: name.map(str::to_owned), policy: None, staged: None }
+        Context {
+            endpoint: "runner".into(),
+            workload: None,
+            name: name.map(str::to_owned),
+            policy: None,
+            staged: None,
+        }
     }
 
     // G8
@@ -314,7 +325,7 @@ mod tests {
     }
 
     fn asker() -> Asker {
-        Asker { endpoint: "runner".into(), address: None, generation: 4, staged: None }
+        Asker { endpoint: "runner".into(), workload: None, address: None, generation: 4, staged: None }
     }
 
     // G5, R6

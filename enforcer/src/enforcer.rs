@@ -210,6 +210,12 @@ struct Guarded {
 }
 
 impl Guarded {
+    /// What people call it, where that is not its identifier.
+    fn workload(&self) -> Option<Arc<str>> {
+        let EndpointConfig { uid, name, .. } = &self.config;
+        (**uid != **name).then(|| name.as_str().into())
+    }
+
     /// For reading. Who writes uses [`current`](Self::current).
     fn lock(&self) -> MutexGuard<'_, Endpoint<KernelEndpoint>> {
         self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)

@@ -15,7 +15,7 @@ use nameward_daemon::{
     audit::{AuditOptions, AuditPlace},
 };
 
-use nameward_feed::tls::{Credentials, Remote, TlsError, TlsFiles};
+use nameward_feed::tls::{self, Credentials, Remote, TlsError, TlsFiles};
 use nameward_policy::Name;
 
 use nameward_api::serve::ApiPlace;
@@ -119,6 +119,29 @@ pub struct Options {
     /// The token that clients of an address show (`Authorization: Bearer TOKEN`); a new one is made where there is no file
     #[arg(long, value_name = "FILE", requires = "api")]
     pub api_token_file: Option<PathBuf>,
+
+    /// Serve the same on a network, over TLS, to nameward-api
+    ///
+    /// The certificates may come later than the process, and are read again when they change. In a cluster nameward-api learns
+    /// of the address by the node's EgressNode.
+    #[arg(long, value_name = "ADDR:PORT", requires_all = ["api_tls_certificate", "api_tls_key", "api_tls_ca", "api_tls_client"])]
+    pub api_tls: Option<SocketAddr>,
+
+    /// Certificate for --api-tls (PEM): for the node's name, or that of nameward-api's --node-name
+    #[arg(long, value_name = "FILE", requires = "api_tls")]
+    pub api_tls_certificate: Option<PathBuf>,
+
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "api_tls")]
+    pub api_tls_key: Option<PathBuf>,
+
+    /// Certificates of the authority that clients' certificates come from (PEM)
+    #[arg(long, value_name = "FILE", requires = "api_tls")]
+    pub api_tls_ca: Option<PathBuf>,
+
+    /// Answer to clients whose certificate is for this name; may be repeated
+    #[arg(long, value_name = "NAME", requires = "api_tls")]
+    pub api_tls_client: Vec<String>,
 
     /// Write every decision to a file, or to standard output with -, as JSON lines in OCSF 1.8 (class 4001)
     ///
@@ -327,7 +350,7 @@ impl Options {
         match (&self.feed_certificate, &self.feed_key, &self.feed_ca) {
             (Some(certificate), Some(key), Some(authority)) => {
                 let (certificate, key, authority) = (certificate.clone(), key.clone(), authority.clone());
-                Ok(Some(Credentials::read(TlsFiles { certificate, key, authority })?))
+                Ok(Some(tls::credentials(TlsFiles { certificate, key, authority })?))
             }
             _ => Ok(None),
         }
@@ -340,6 +363,22 @@ impl Options {
             FeedPlace::Folder(_) | FeedPlace::Remote(_) => None,
         };
         self.feed().into_iter().filter_map(service).collect()
+    }
+
+    /// Where the API is served over TLS, and by which certificates.
+    pub(crate) fn api_tls(&self) -> Option<(SocketAddr, TlsFiles)> {
+        let files = TlsFiles {
+            certificate: self.api_tls_certificate.clone()?,
+            key: self.api_tls_key.clone()?,
+            authority: self.api_tls_ca.clone()?,
+        };
+        Some((self.api_tls?, files))
+    }
+
+    /// Where others are told to ask for it: an address that stands for all of a host's is none.
+    pub(crate) fn reported_api(&self) -> Option<String> {
+        let address = self.api_tls.filter(|address| !address.ip().is_unspecified());
+        address.map(|address| address.to_string())
     }
 
     /// What this host is called.
@@ -480,6 +519,7 @@ mod tests {
         assert!(error(&["--config", "f", "--feed", "service:x"]).contains("a namespace and a name"));
         assert!(error(&["--kubernetes", "--forwarded"]).contains("--cluster-dns"));
         assert!(error(&["--config", "f", "--feed-key", "k"]).contains("--feed-ca"));
+        assert!(error(&["--config", "f", "--api-tls", "192.0.2.1:9855"]).contains("--api-tls-client"));
         assert!(error(&[]).contains("--config"));
         assert!(Options::try_parse_from(["nameward-enforcer", "--remove"]).is_ok());
     }

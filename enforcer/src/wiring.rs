@@ -13,12 +13,17 @@ mod resolvers;
 mod sign;
 mod uninstall;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use nameward_api::serve::serve;
+use nameward_api::serve::{API, ApiListener, TlsListener, serve};
 use nameward_daemon::{StopSignals, Tasks, log, supervisor};
+use nameward_tls::Credentials;
 use tokio::sync::watch;
 
 use self::follow::Follower;
@@ -149,6 +154,18 @@ fn start_tasks(
         let site = api::changeable_site(enforcer.clone(), Arc::clone(feed), &options.node());
         let serving = serve(site, listening);
         tasks.spawn("API", async { Ok(serving.await?) });
+    }
+    if let Some((address, files)) = options.api_tls() {
+        let listener = TcpListener::bind(address);
+        let listener = listener.with_context(|| format!("cannot serve --api-tls {address}"))?;
+        let site = api::changeable_site(enforcer.clone(), Arc::clone(feed), &options.node());
+        let clients = options.api_tls_client.clone();
+        tasks.spawn("API over TLS", async move {
+            // Whatever gives them may need pods, and pods need us: they are not waited for before that.
+            let credentials = Credentials::await_files(files, API).await;
+            let listening = ApiListener::Tls(TlsListener::for_clients(listener, credentials, clients));
+            Ok(serve(site, listening).await?)
+        });
     }
     Ok(())
 }

@@ -1,8 +1,17 @@
-//! What asking costs: names, addresses and explanations with 100,000 bindings on a node. Writes `target/bench/api.json`.
+//! What asking costs: names, addresses and explanations with 100,000 bindings on a node, and a name on 200 nodes. Writes
+//! `target/bench/api.json`.
 //!
 //! The node is a real enforcer in this process, with endpoints on cgroups and their maps in the kernel, served on a unix
 //! socket; the client is ours, a connection a question, as the command line asks.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+#[path = "../http/whole/scene.rs"]
+#[allow(dead_code, reason = "shared with the tests of the routes")]
+mod scene;
+mod whole;
+#[path = "../http/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of the routes")]
+mod world;
 
 use std::{
     fs,
@@ -36,7 +45,8 @@ const EXPLAIN_BAR_MS: f64 = 2.0;
 fn main() {
     assert!(privileged(), "this needs root");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let figures = runtime.block_on(measure());
+    let mut figures = runtime.block_on(whole::measure());
+    figures.extend(runtime.block_on(measure()));
     for figure in &figures {
         let bar = figure["bar"].as_f64().map_or(String::new(), |bar| format!("(bar {bar})"));
         println!(

@@ -24,7 +24,7 @@ async fn refusals_are_sentences() {
         ("/v1/bindings?limit=-1", 400, "limit"),
         ("/v1/bindings?cursor=%00", 400, "cursor"),
         ("/v1/bindings?live=perhaps", 400, "live"),
-        ("/v1/bindings?fields=nmae", 400, "there are endpoint, name"),
+        ("/v1/bindings?fields=nmae", 400, "there are endpoint, workload, name"),
         ("/v1/bindings?name=a&name=b", 400, "duplicate field"),
         ("/v1/decisions?verdict=denied", 400, "would-deny"),
         ("/v1/decisions?reason=because", 400, "no-match"),

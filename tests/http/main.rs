@@ -5,4 +5,5 @@
 mod input;
 mod lists;
 mod streams;
+mod whole;
 mod world;

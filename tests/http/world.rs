@@ -1,6 +1,7 @@
 //! A source of known contents, served on a socket.
 
 use std::{
+    ops::{Bound, Deref, Range, RangeBounds},
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -32,8 +33,11 @@ pub(crate) const ESCAPE: &str = "\u{1b}]0;owned\u{7}<script>alert(1)</script>";
 /// As time goes by, an answer that is otherwise the same has less left.
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 
-/// What the source knows. Endpoints `ci/0` to `ci/2`, each with names `n0.example` to `n9.example`.
+/// What the source knows. Endpoints `ci/0` to `ci/2`, unless said otherwise, each with names `n0.example` to `n9.example`.
 pub(crate) struct Fixture {
+    pub(crate) endpoints: Mutex<Range<usize>>,
+    /// How often somebody wanted an explanation.
+    pub(crate) explained: AtomicU64,
     pub(crate) decisions: Mutex<Vec<Arc<Followed>>>,
     pub(crate) coming: broadcast::Sender<Arc<Followed>>,
     pub(crate) pending: Mutex<Vec<String>>,
@@ -44,7 +48,13 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with(0..3)
+    }
+
+    pub(crate) fn with(endpoints: Range<usize>) -> Arc<Self> {
         Arc::new(Self {
+            endpoints: Mutex::new(endpoints),
+            explained: AtomicU64::new(0),
             decisions: Mutex::default(),
             coming: broadcast::Sender::new(64),
             pending: Mutex::default(),
@@ -63,6 +73,10 @@ impl Fixture {
 }
 
 impl Fixture {
+    fn all(&self) -> impl Iterator<Item = EndpointStatus> {
+        self.endpoints.lock().unwrap().clone().map(endpoint)
+    }
+
     /// A name that was not answered, told and kept.
     pub(crate) fn refuse(&self, endpoint: &str, name: &str) {
         let sequence = self.told.fetch_add(1, Ordering::Relaxed) + 1;
@@ -85,6 +99,7 @@ fn denial(sequence: u64, endpoint: &str, name: Option<&str>) -> Decision {
         sequence,
         at: Timestamp::from_second(1_800_000_000 + i64::try_from(sequence).unwrap()).unwrap(),
         endpoint: endpoint.into(),
+        workload: None,
         verdict: Verdict::Deny,
         reason: "no-match".into(),
         direction: Direction::Egress,
@@ -129,6 +144,7 @@ fn binding(uid: &str, number: u8) -> BindingStatus {
     let address = std::net::Ipv4Addr::new(198, 51, 100, number).into();
     BindingStatus {
         endpoint: uid.into(),
+        workload: None,
         name: format!("n{number}.example"),
         chain: vec![],
         asked_at: expires_at,
@@ -144,28 +160,28 @@ fn binding(uid: &str, number: u8) -> BindingStatus {
 
 impl Source for Fixture {
     fn endpoints(&self) -> Result<Vec<EndpointStatus>, SourceError> {
-        Ok((0..3).map(endpoint).collect())
+        Ok(self.all().collect())
     }
 
     fn endpoint(&self, uid: &str) -> Result<EndpointStatus, SourceError> {
-        let found = (0..3).map(endpoint).find(|one| &*one.uid == uid);
+        let found = self.all().find(|one| &*one.uid == uid);
         found.ok_or_else(|| SourceError::NoSuchEndpoint(uid.into()))
     }
 
     fn endpoint_names(&self) -> Vec<(Arc<str>, String)> {
-        (0..3).map(endpoint).map(|one| (one.uid, one.name)).collect()
+        self.all().map(|one| (one.uid, one.name)).collect()
     }
 
     fn bindings(
         &self,
         uid: &str,
         filter: &BindingFilter,
-        after: Option<&str>,
+        first: Bound<&str>,
         limit: usize,
     ) -> Result<Vec<BindingStatus>, SourceError> {
         let all = (0..10).map(|number| binding(uid, number));
         let wanted = all.filter(|one| {
-            after.is_none_or(|after| one.name.as_str() > after)
+            RangeBounds::<str>::contains(&(first, Bound::Unbounded), one.name.as_str())
                 && filter.passes_name(&Name::parse(&one.name).unwrap())
                 && filter.passes_address(one.addresses[0].address)
                 && filter.passes_rest(one)
@@ -176,6 +192,7 @@ impl Source for Fixture {
     fn traffic(&self, uid: &str) -> Result<Vec<TrafficStatus>, SourceError> {
         let one = |number: u64| TrafficStatus {
             endpoint: uid.into(),
+            workload: None,
             destination: format!("n{number}.example"),
             reason: "name".into(),
             rules: vec![],
@@ -200,7 +217,7 @@ impl Source for Fixture {
             ],
             cluster: [].into(),
         };
-        (0..3).map(endpoint).map(subject).collect()
+        self.all().map(subject).collect()
     }
 
     fn policies(&self) -> Vec<PolicyStatus> {
@@ -223,6 +240,7 @@ impl Source for Fixture {
     }
 
     fn explain(&self, uid: &str, _: &Destination, _: u8, port: u16) -> Result<Explained, SourceError> {
+        self.explained.fetch_add(1, Ordering::Relaxed);
         self.endpoint(uid)?;
         if uid == "ci/1" {
             return Err(SourceError::NoRules(uid.into()));
@@ -288,6 +306,7 @@ impl Changes for Fixture {
 pub(crate) struct Served {
     pub(crate) fixture: Arc<Fixture>,
     pub(crate) folder: PathBuf,
+    socket: Socket,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -309,11 +328,11 @@ impl Served {
         let fixture = Fixture::new();
         let listener = ApiPlace::Unix(folder.join("api")).listen(None).unwrap();
         let serving = tokio::spawn(serve_within(bounds, router(Self::site(&fixture)), listener));
-        Self { fixture, folder, serving }
+        Self { fixture, socket: Socket(folder.join("api")), folder, serving }
     }
 
     fn site(fixture: &Arc<Fixture>) -> Site {
-        Site { source: Arc::clone(fixture) as Arc<dyn Source>, node: "here".into(), changes: None }
+        site(fixture, "here")
     }
 
     /// The same, where things may be changed; on another socket.
@@ -348,9 +367,34 @@ impl Served {
     pub(crate) fn place(&self) -> ApiPlace {
         ApiPlace::Unix(self.folder.join("api"))
     }
+}
 
+impl Deref for Served {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.serving.abort();
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// A fixture as the routes want it.
+pub(crate) fn site(fixture: &Arc<Fixture>, node: &str) -> Site {
+    Site { source: Arc::clone(fixture) as Arc<dyn Source>, node: node.into(), changes: None }
+}
+
+/// A unix socket that serves an API.
+pub(crate) struct Socket(pub(crate) PathBuf);
+
+impl Socket {
     pub(crate) async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.folder.join("api")).await.unwrap()
+        UnixStream::connect(&self.0).await.unwrap()
     }
 
     /// Sends bytes, and reads what comes until the server closes.
@@ -386,12 +430,5 @@ impl Served {
         let problem: nameward_api::Problem = serde_json::from_str(&body).unwrap();
         assert!(problem.detail.contains(says), "{path}: {}", problem.detail);
         assert_eq!(problem.status, status, "{path}");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.serving.abort();
-        drop(std::fs::remove_dir_all(&self.folder));
     }
 }

@@ -9,6 +9,7 @@ mod administrator;
 mod asking;
 mod guarding;
 mod objects;
+mod one_place;
 mod pod;
 mod sandboxes;
 mod status;
@@ -21,7 +22,7 @@ use nameward_test_support::{Scenario, run_scenarios};
 
 use world::World;
 
-const SCENARIOS: [Scenario<World>; 33] = [
+const SCENARIOS: [Scenario<World>; 36] = [
     ("names_wildcards_and_ports", guarding::names_wildcards_and_ports),
     ("a_new_pod_sends_nothing_before_its_rules", guarding::a_new_pod_sends_nothing_before_its_rules),
     ("a_pod_that_nobody_knows_may_do_nothing", guarding::a_pod_that_nobody_knows_may_do_nothing),
@@ -44,6 +45,9 @@ const SCENARIOS: [Scenario<World>; 33] = [
     ("kubectl_shows_columns", objects::kubectl_shows_columns),
     ("kubectl_explains_every_field", objects::kubectl_explains_every_field),
     ("policies_at_every_limit", objects::policies_at_every_limit),
+    ("all_nodes_are_asked_at_one_place", one_place::all_nodes_are_asked_at_one_place),
+    ("a_tenant_sees_its_own_namespace", one_place::a_tenant_sees_its_own_namespace),
+    ("nobody_new_is_let_in_without_an_api_server", one_place::nobody_new_is_let_in_without_an_api_server),
     ("conditions_and_counts", status::conditions_and_counts),
     ("bad_objects_change_nothing", status::bad_objects_change_nothing),
     ("both_processes_killed", trouble::both_processes_killed),

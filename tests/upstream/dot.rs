@@ -10,7 +10,7 @@ use std::{
 };
 
 use nameward_resolver::upstream::{Over, Tls, Trust, Upstream, UpstreamError};
-use nameward_test_support::{Reply, Transport, wait_until};
+use nameward_test_support::{Authority, Reply, Signed, Transport, wait_until};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -23,10 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{
-    authority::{Authority, Files},
-    lab::{Asker, SOON, address, records, scripted, well},
-};
+use crate::lab::{Asker, SOON, address, records, scripted, well};
 
 const NAME: &str = "dns.example";
 
@@ -41,7 +38,7 @@ struct Front {
 
 impl Front {
     /// Passes everything on to a server on TCP.
-    async fn before(server: SocketAddr, files: &Files) -> Self {
+    async fn before(server: SocketAddr, files: &Signed) -> Self {
         Self::serve(files, move |mut stream: TlsStream<TcpStream>| async move {
             let mut inner = TcpStream::connect(server).await.unwrap();
             copy_bidirectional(&mut stream, &mut inner).await.ok();
@@ -50,7 +47,7 @@ impl Front {
     }
 
     async fn serve<F>(
-        files: &Files,
+        files: &Signed,
         serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Clone + 'static,
     ) -> Self
     where
@@ -91,7 +88,7 @@ impl Front {
     }
 }
 
-fn acceptor(files: &Files) -> TlsAcceptor {
+fn acceptor(files: &Signed) -> TlsAcceptor {
     let chain = CertificateDer::pem_file_iter(&files.certificate).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -15,14 +15,13 @@ use nameward_feed::{
     Identity, VERSION,
     proto::{FromEnforcer, Hello, SnapshotEnd, feed_client::FeedClient as Raw, from_enforcer::Message},
     sockets::DnsSocket,
-    tls::{Credentials, Remote, TlsFiles},
+    tls::{self, Credentials, Remote, TlsFiles},
 };
-use nameward_test_support::{Daemon, FakeDns, Scratch, wait_until, wait_until_async};
+use nameward_test_support::{Authority, Daemon, FakeDns, Scratch, wait_until, wait_until_async};
 use tokio::{net::TcpSocket, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::{
-    authority::Authority,
     client::Client,
     enforcer::endpoint,
     lab::{SOON, address, well},
@@ -126,7 +125,7 @@ impl Enforcer {
             rules: endpoint("x", ([127, 0, 0, 1], 53).into(), 1, &["*.example"]).rules.to_vec().into(),
         };
         let node = Arc::new(Node { endpoint, granted: Mutex::default() });
-        let credentials = Credentials::read(files.clone()).unwrap();
+        let credentials = tls::credentials(files.clone()).unwrap();
         let places =
             resolvers.iter().map(|one| Place::Remote(one.remote(), Arc::clone(&credentials))).collect();
         let client = FeedClient::new(places, name.into(), Arc::clone(&node) as Arc<dyn Backend>);
@@ -196,7 +195,7 @@ async fn a_bare_source_address_is_refused() {
     let node = Enforcer::start("node-1", 1, &files(&authority, "node-1", "node-1"), &[&resolver]);
     node.wait_until_served(&resolver).await;
     // The workload of this node has this address, and asks without the forwarder.
-    let credentials = Credentials::read(files(&authority, "node-3", "node-3")).unwrap();
+    let credentials = tls::credentials(files(&authority, "node-3", "node-3")).unwrap();
     let say =
         raw(&credentials, &resolver, Hello { version: VERSION, node: "node-3".into(), sockets: 0 }).await;
     let mut local = endpoint("local", ([127, 0, 0, 1], 53).into(), 1, &["*.example"]);
@@ -226,7 +225,7 @@ async fn enforcers_name_the_forwarders() {
     wait_until_async("we are named no more", SOON, refused).await;
     // Another one says so in its snapshot, for as long as it is there.
     let other = Enforcer::start("node-2", 2, &files(&authority, "node-2", "node-2"), &[]);
-    let credentials = Credentials::read(files(&authority, "node-2", "node-2")).unwrap();
+    let credentials = tls::credentials(files(&authority, "node-2", "node-2")).unwrap();
     let (found, places) = tokio::sync::watch::channel(Vec::new());
     let backend = Arc::clone(&other.node) as Arc<dyn Backend>;
     let client = FeedClient::new(vec![Place::Found(places)], "node-2".into(), backend);
@@ -243,7 +242,7 @@ type Said = (mpsc::UnboundedSender<FromEnforcer>, tonic::Streaming<nameward_feed
 /// A stream that has said Hello.
 async fn raw(credentials: &Credentials, resolver: &Resolver, hello: Hello) -> Said {
     let remote = resolver.remote();
-    let channel = credentials.connect(remote.address, remote.name).await.unwrap();
+    let channel = tls::connect(credentials, remote.address, remote.name).await.unwrap();
     let (say, says) = mpsc::unbounded_channel();
     say.send(FromEnforcer { message: Some(Message::Hello(hello)) }).unwrap();
     let stream = Raw::new(channel).enforce(UnboundedReceiverStream::new(says)).await.unwrap();
@@ -299,7 +298,7 @@ async fn nobody_speaks_for_another_node() {
     let resolver = Resolver::start(&files(&authority, "resolver", NAME), &upstream);
     let first = Enforcer::start("node-1", 1, &files(&authority, "node-1", "node-1"), &[&resolver]);
     first.wait_until_served(&resolver).await;
-    let credentials = Credentials::read(files(&authority, "node-2", "node-2")).unwrap();
+    let credentials = tls::credentials(files(&authority, "node-2", "node-2")).unwrap();
     let hello = |node: &str, sockets| Hello { version: VERSION, node: node.into(), sockets };
     let word = end(raw(&credentials, &resolver, hello("node-1", 0)).await).await;
     assert!(word.contains("not for node node-1") && word.contains("--node"), "{word}");

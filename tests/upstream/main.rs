@@ -1,7 +1,6 @@
 //! What the resolver asks of others: plain and over TLS, of scripted servers and of real ones.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod authority;
 #[path = "../standalone/client.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole processes")]
 mod client;

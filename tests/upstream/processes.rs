@@ -3,9 +3,11 @@
 use std::{path::Path, process::Command};
 
 use nameward_feed::tls::TlsFiles;
-use nameward_test_support::{CgroupGuard, Daemon, Netns, Scratch, output_within, privileged, program};
+use nameward_test_support::{
+    Authority, CgroupGuard, Daemon, Netns, Scratch, output_within, privileged, program,
+};
 
-use crate::{authority::Authority, lab::SOON};
+use crate::lab::SOON;
 
 const RESOLVER: &str = "127.0.0.1:9853";
 

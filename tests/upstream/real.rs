@@ -9,11 +9,10 @@ use std::{
 
 use hickory_proto::{op::ResponseCode, rr::RecordType, rr::rdata::opt::EdnsCode};
 use nameward_resolver::upstream::{Group, Outstanding};
-use nameward_test_support::{Daemon, Reply, Scratch, output_within};
+use nameward_test_support::{Authority, Daemon, Reply, Scratch, output_within};
 use tokio::task::JoinSet;
 
 use crate::{
-    authority::Authority,
     client::Client,
     lab::{Asker, SOON, address, addresses, own_address, question, records, scripted, well},
     resolver::Resolver,

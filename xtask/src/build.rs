@@ -10,14 +10,20 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What `cargo xtask build` leaves in `target/release`.
-pub(crate) const PROGRAMS: [&str; 4] = ["nameward", "nameward-resolver", "nameward-enforcer", "nameward-cni"];
+/// What `cargo xtask build` leaves in `target/release`, and the package of each.
+pub(crate) const PROGRAMS: [(&str, &str); 5] = [
+    ("nameward", "nameward"),
+    ("nameward-resolver", "nameward-resolver"),
+    ("nameward-enforcer", "nameward-enforcer"),
+    ("nameward-cni", "nameward-cni"),
+    ("nameward-api", "nameward-api-server"),
+];
 
 /// Builds [`PROGRAMS`] and says where they are.
 pub(crate) fn programs(workspace: &Workspace, dev: bool) -> Result<()> {
     setup::prepare(workspace, Stage::Build)?;
     let mut cargo = workspace.cargo(&["build", "--locked"]);
-    for package in PROGRAMS {
+    for (_, package) in PROGRAMS {
         cargo.args(["--package", package]);
     }
     if !dev {
@@ -25,7 +31,7 @@ pub(crate) fn programs(workspace: &Workspace, dev: bool) -> Result<()> {
     }
     run(&mut cargo)?;
     let folder = workspace.target().join(if dev { "debug" } else { "release" });
-    for program in PROGRAMS {
+    for (program, _) in PROGRAMS {
         println!("{}", folder.join(program).display());
     }
     Ok(())

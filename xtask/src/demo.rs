@@ -52,7 +52,7 @@ fn start(
     }
     let path = go::prepare(from_go)?;
     let mut cargo = workspace.cargo(&["build", "--locked", "--package", PACKAGE, "--bin", program]);
-    for package in PROGRAMS {
+    for (_, package) in PROGRAMS {
         cargo.args(["--package", package, "--bin", package]);
     }
     run(&mut cargo)?;

@@ -9,14 +9,14 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::Site;
 use crate::{
     Problem, table,
     types::{Item, List},
 };
 
 /// How a client wants a list.
-pub(super) struct Wanted {
+#[derive(Debug)]
+pub struct Wanted {
     fields: Option<Vec<String>>,
     as_table: bool,
     known: Option<String>,
@@ -24,7 +24,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Reads `fields=` and the headers.
-    pub(super) fn read<T: Item>(fields: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub fn read<T: Item>(fields: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let known = text(header::IF_NONE_MATCH).map(str::to_owned);
         let as_table = prefers_text(text(header::ACCEPT).unwrap_or("*/*"));
@@ -32,20 +32,13 @@ impl Wanted {
     }
 
     /// The answer.
-    pub(super) fn answer<T: Item>(
-        &self,
-        site: &Site,
-        items: Vec<T>,
-        next: Option<String>,
-    ) -> Result<Response, Problem> {
-        let tag = self.tag(&items, next.as_deref());
+    pub fn answer<T: Item>(&self, list: List<T>) -> Result<Response, Problem> {
+        let tag = self.tag(&list);
         let mut response = if self.knows(&tag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else if self.as_table {
-            let more = next.as_ref().map(|next| format!("# more: cursor={next}\n")).unwrap_or_default();
-            (table::of_items(&items) + &more).into_response()
+            (table::of_items(&list.items) + &remarks(&list)).into_response()
         } else {
-            let list = List { node: site.node.to_string(), items, next };
             match &self.fields {
                 None => Json(list).into_response(),
                 Some(fields) => Json(only(list, fields)?).into_response(),
@@ -61,9 +54,9 @@ impl Wanted {
 
     /// Says whether the list means the same as before; the seconds that are left do not count. The hasher is the same
     /// in every process of one build, which is all that an ETag needs.
-    fn tag<T: Item>(&self, items: &[T], next: Option<&str>) -> String {
+    fn tag<T: Item>(&self, list: &List<T>) -> String {
         let mut hasher = DefaultHasher::new();
-        (items, next, &self.fields, self.as_table).hash(&mut hasher);
+        (&list.items, &list.next, &list.unanswered, &self.fields, self.as_table).hash(&mut hasher);
         format!("W/\"{:016x}\"", hasher.finish())
     }
 
@@ -72,6 +65,16 @@ impl Wanted {
             .as_deref()
             .is_some_and(|known| known == "*" || known.split(',').any(|one| one.trim() == tag))
     }
+}
+
+/// What stands below a table.
+fn remarks<T>(list: &List<T>) -> String {
+    let mut text = String::new();
+    for one in &list.unanswered {
+        text +=
+            &format!("# no answer: {}: {}\n", table::printable(&one.node), table::printable(&one.problem));
+    }
+    text + &list.next.as_ref().map(|next| format!("# more: cursor={next}\n")).unwrap_or_default()
 }
 
 /// Whether text is accepted, and JSON is not accepted as well or better. Weights are in the order that clients write.
@@ -86,10 +89,10 @@ fn prefers_text(accept: &str) -> bool {
 }
 
 fn read_fields<T: Item>(text: &str) -> Result<Vec<String>, Problem> {
-    let all = || T::FIELDS.join(", ");
-    let read = |field: &str| match T::FIELDS.contains(&field) {
+    let all = T::fields();
+    let read = |field: &str| match all.contains(&field) {
         true => Ok(field.to_owned()),
-        false => Err(Problem::bad(format!("fields: there is no {field:?}; there are {}", all()))),
+        false => Err(Problem::bad(format!("fields: there is no {field:?}; there are {}", all.join(", ")))),
     };
     text.split(',').map(str::trim).filter(|field| !field.is_empty()).map(read).collect()
 }

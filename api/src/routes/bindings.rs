@@ -1,5 +1,7 @@
 //! `/v1/bindings`: which name gave which addresses to whom, until when, and by which rule.
 
+use std::ops::Bound;
+
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::HeaderMap,
@@ -12,7 +14,7 @@ use super::{Site, answer::Wanted, query, reading};
 use crate::{
     Problem, Source, SourceError,
     filter::{self, BindingFilter, EndpointFilter},
-    page::Page,
+    page::{Page, Start},
     types::{BindingStatus, List},
 };
 
@@ -59,7 +61,7 @@ pub(crate) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let asked = query(asked)?;
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 2)?;
+    let page = Page::of::<BindingStatus>(asked.limit, asked.cursor.as_deref())?;
     let wanted = Wanted::read::<BindingStatus>(asked.fields.as_deref(), &headers)?;
     let endpoints = EndpointFilter { endpoint: asked.endpoint, namespace: asked.namespace, pod: asked.pod };
     let filter = BindingFilter {
@@ -70,7 +72,7 @@ pub(crate) async fn list(
     };
     let source = site.source.clone();
     let (items, next) = reading(move || collect(&*source, &endpoints, &filter, &page)).await?;
-    wanted.answer(&site, items, next)
+    wanted.answer(List::of_node(&site.node, items, next))
 }
 
 /// One page, and the cursor of what follows.
@@ -86,17 +88,17 @@ pub(super) fn collect(
     {
         return Err(SourceError::NoSuchEndpoint(wanted.clone()));
     }
-    let after = page.after.as_deref().and_then(|key| Some((key.first()?.as_str(), key.get(1)?.as_str())));
+    let start = page.start.as_ref().map(start).transpose()?;
     let mut items = Vec::new();
     for (uid, name) in named.iter().filter(|(uid, name)| endpoints.passes(uid, name)) {
-        let after = match after {
-            Some((last, _)) if **uid < *last => continue,
-            Some((last, name)) if **uid == *last => Some(name),
-            _ => None,
+        let first = match start {
+            Some((begin, _)) if **uid < *begin => continue,
+            Some((begin, first)) if **uid == *begin => first,
+            _ => Bound::Unbounded,
         };
         // One more than fits says whether there is a next page.
         let room = page.limit + 1 - items.len();
-        match source.bindings(uid, filter, after, room) {
+        match source.bindings(uid, filter, first, room) {
             Ok(more) => items.extend(more),
             // Removed since the names were read.
             Err(SourceError::NoSuchEndpoint(_)) => tracing::trace!(endpoint = name, "removed meanwhile"),
@@ -106,6 +108,18 @@ pub(super) fn collect(
             break;
         }
     }
-    let next = page.cut(&mut items, |one| [one.endpoint.to_string(), one.name.clone()]);
+    let next = page.cut(&mut items);
     Ok((items, next))
+}
+
+/// The endpoint that a page begins with, and the first of its names.
+fn start(start: &Start) -> Result<(&str, Bound<&str>), SourceError> {
+    let [endpoint, name] = start.key() else {
+        return Err(SourceError::Failed("a cursor of another list".into()));
+    };
+    let name = match start {
+        Start::After(_) => Bound::Excluded(name.as_str()),
+        Start::From(_) => Bound::Included(name.as_str()),
+    };
+    Ok((endpoint, name))
 }

@@ -1,6 +1,6 @@
 //! `/v1/decisions`: what became of packets, the latest first; or, as an event stream, as it happens.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
@@ -17,14 +17,14 @@ use crate::{
     page::Page,
     source::Followed,
     stream,
-    types::{Decision, List},
+    types::{Decision, Keyed, List},
 };
 
 /// Which decisions.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct DecisionsQuery {
+pub struct DecisionsQuery {
     /// Follow: `text/event-stream` from here on, as with `Accept: text/event-stream`.
     follow: Option<bool>,
     /// An endpoint's identifier.
@@ -83,34 +83,36 @@ pub(crate) async fn list(
         let last = last.map(LastSeen::read).transpose()?;
         return Ok(stream::follow(&*site.source, filter, last).into_response());
     }
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 1)?;
+    let page = Page::of::<Decision>(asked.limit, asked.cursor.as_deref())?;
     let wanted = Wanted::read::<Decision>(asked.fields.as_deref(), &headers)?;
-    let (items, next) = collect(site.source.recent_decisions(), &filter, &page)?;
-    wanted.answer(&site, items, next)
+    let (items, next) = collect(site.source.recent_decisions(), &filter, &page);
+    wanted.answer(List::of_node(&site.node, items, next))
 }
 
-fn accepts_events(headers: &HeaderMap) -> bool {
+/// Whether a client wants the stream.
+pub fn accepts_events(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.split(',').any(|one| one.trim().starts_with("text/event-stream")))
 }
 
 fn collect(
-    kept: Vec<Arc<Followed>>,
+    mut kept: Vec<Arc<Followed>>,
     filter: &DecisionFilter,
     page: &Page,
-) -> Result<(Vec<Decision>, Option<String>), Problem> {
-    let before = page.after.as_ref().and_then(|key| key.first()).map(|text| text.parse::<u64>());
-    let before =
-        before.transpose().map_err(|_| Problem::bad("cursor: pass on `next` of the page before as it is"))?;
-    let older = |one: &&Arc<Followed>| before.is_none_or(|before| one.sequence < before);
-    let wanted = kept.iter().rev().filter(older).filter(|one| filter.passes(one));
+) -> (Vec<Decision>, Option<String>) {
+    kept.retain(|one| filter.passes(one));
+    // By time, and not by number: questions are told later than they were asked.
+    kept.sort_unstable_by_key(|one| Reverse((one.at, one.sequence)));
+    let is_behind = |one: &&Arc<Followed>| page.start.as_ref().is_none_or(|start| start.admits(&one.key()));
+    let wanted = kept.iter().filter(is_behind);
     let mut items: Vec<Decision> = wanted.take(page.limit + 1).map(|one| Decision::clone(one)).collect();
-    let next = page.cut(&mut items, |one| [one.sequence.to_string()]);
-    Ok((items, next))
+    let next = page.cut(&mut items);
+    (items, next)
 }
 
 impl DecisionsQuery {
-    fn filter(&self) -> Result<DecisionFilter, Problem> {
+    /// The filter, or what is wrong with it.
+    pub fn filter(&self) -> Result<DecisionFilter, Problem> {
         Ok(DecisionFilter {
             endpoint: EndpointFilter {
                 endpoint: self.endpoint.clone(),

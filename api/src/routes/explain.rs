@@ -7,7 +7,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{Site, query};
+use super::{Site, endpoints::uid_of, query};
 use crate::{Problem, filter, types::Explained};
 
 /// Which connection.
@@ -15,7 +15,7 @@ use crate::{Problem, filter, types::Explained};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExplainQuery {
-    /// The endpoint's identifier.
+    /// The endpoint's identifier or name.
     #[param(example = "ci/runner")]
     endpoint: String,
     /// A name or an address.
@@ -32,7 +32,7 @@ pub(crate) struct ExplainQuery {
     (status = 200, description = "The explanation", body = Explained),
     (status = 400, description = "A parameter cannot be understood", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There is no such endpoint", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "The endpoint has no rules yet: everything is denied", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The endpoint has no rules yet: everything is denied; or several have this name", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn explain(
     State(site): State<Site>,
@@ -43,5 +43,6 @@ pub(crate) async fn explain(
     let protocol =
         filter::protocol(asked.protocol.as_deref().filter(|text| !text.is_empty()).unwrap_or("tcp"))?;
     // Tables in memory only: nothing here waits.
-    Ok(Json(site.source.explain(&asked.endpoint, &destination, protocol, asked.port.unwrap_or(443))?))
+    let uid = uid_of(&*site.source, &asked.endpoint)?;
+    Ok(Json(site.source.explain(&uid, &destination, protocol, asked.port.unwrap_or(443))?))
 }

@@ -1,4 +1,5 @@
-//! `DELETE /v1/bindings`: takes bindings back. For root, over a unix socket, and nobody else.
+//! `DELETE /v1/bindings`: takes bindings back. For root, over a unix socket; for nameward-api, which has asked who may; and for
+//! nobody else.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +18,7 @@ use crate::{
     filter::{self, BindingFilter, EndpointFilter},
     page::Page,
     serve::Caller,
-    types::Flushed,
+    types::{BindingStatus, Flushed},
 };
 
 /// Which bindings: `name` or `address` is needed.
@@ -45,7 +46,8 @@ pub(crate) struct FlushQuery {
 }
 
 /// Takes bindings back: new connections under these names need a new answer, for which servers are asked anew. Live
-/// connections go on. Only root may, over the unix socket of an enforcer.
+/// connections go on. Only root may, over the unix socket of an enforcer; in a cluster who may `delete` egressbindings of
+/// live.nameward.io, over nameward-api.
 #[utoipa::path(delete, path = "/v1/bindings", tag = "state", params(FlushQuery), responses(
     (status = 200, description = "What was taken back", body = Flushed),
     (status = 400, description = "A parameter cannot be understood", body = Problem, content_type = "application/problem+json"),
@@ -59,7 +61,7 @@ pub(crate) async fn flush(
     asked: Result<Query<FlushQuery>, QueryRejection>,
 ) -> Result<Json<Flushed>, Problem> {
     let forbidden = |detail| Problem::new(StatusCode::FORBIDDEN, detail);
-    if !caller.is_some_and(|Extension(caller)| caller.is_root()) {
+    if !caller.is_some_and(|Extension(caller)| caller.may_change()) {
         return Err(forbidden(
             "only root may take bindings back, over the unix socket of the enforcer: try sudo",
         ));
@@ -72,7 +74,7 @@ pub(crate) async fn flush(
             "say which bindings: name=NAME, name=*.NAME, name=* for all, or address=ADDRESS",
         ));
     }
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 2)?;
+    let page = Page::of::<BindingStatus>(asked.limit, asked.cursor.as_deref())?;
     let filter = BindingFilter {
         name: filter::pattern(asked.name.as_deref())?,
         address: filter::addresses(asked.address.as_deref())?,

@@ -13,7 +13,7 @@ use crate::Problem;
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses(
     (status = 200, description = "`ok`", body = String, content_type = "text/plain"),
 ))]
-pub(crate) async fn alive() -> &'static str {
+pub async fn alive() -> &'static str {
     "ok\n"
 }
 
@@ -23,7 +23,11 @@ pub(crate) async fn alive() -> &'static str {
     (status = 503, description = "What is pending, a line each", body = String, content_type = "text/plain"),
 ))]
 pub(crate) async fn ready(State(site): State<Site>) -> Response {
-    let reasons = site.source.not_ready();
+    readiness(&site.source.not_ready())
+}
+
+/// The answer when this is pending.
+pub fn readiness(reasons: &[String]) -> Response {
     if reasons.is_empty() {
         return "ready\n".into_response();
     }

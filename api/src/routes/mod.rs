@@ -1,6 +1,6 @@
 //! The routes, over a [`Source`]. Reading only, but for what [`Changes`] has, where a site has them.
 
-mod answer;
+pub(crate) mod answer;
 pub(crate) mod bindings;
 pub(crate) mod decisions;
 pub(crate) mod endpoints;
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Site {
 pub fn router(site: Site) -> Router {
     let bindings = get(bindings::list);
     let bindings = if site.changes.is_some() { bindings.delete(flush::flush) } else { bindings };
-    Router::new()
+    let routes = Router::new()
         .route("/v1/endpoints", get(endpoints::list))
         // Identifiers are NAMESPACE/NAME as a rule.
         .route("/v1/endpoints/{*uid}", get(endpoints::one))
@@ -67,11 +67,16 @@ pub fn router(site: Site) -> Router {
         .route("/openapi.json", get(async || openapi::answer()))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .fallback(unknown_path)
+        .route("/readyz", get(health::ready));
+    finish(routes, PATHS).with_state(site)
+}
+
+/// The bounds that all routes have, and what is said of other paths and methods.
+pub fn finish<S: Clone + Send + Sync + 'static>(routes: Router<S>, paths: &'static str) -> Router<S> {
+    routes
+        .fallback(async move |uri: Uri| unknown_path(&uri, paths))
         .method_not_allowed_fallback(read_only)
         .layer(middleware::from_fn(bounded))
-        .with_state(site)
 }
 
 /// Refuses heads that nobody needs, before anything looks at them.
@@ -90,9 +95,9 @@ async fn bounded(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn unknown_path(uri: Uri) -> Problem {
+fn unknown_path(uri: &Uri, paths: &str) -> Problem {
     let path = uri.path();
-    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; ask for one of {PATHS}"))
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}; ask for one of {paths}"))
 }
 
 async fn read_only() -> Problem {

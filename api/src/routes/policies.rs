@@ -50,7 +50,7 @@ pub(crate) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let asked = query(asked)?;
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 3)?;
+    let page = Page::of::<PolicyStatus>(asked.limit, asked.cursor.as_deref())?;
     let wanted = Wanted::read::<PolicyStatus>(asked.fields.as_deref(), &headers)?;
     let source = site.source.clone();
     let mut items = reading(move || Ok(source.policies())).await?;
@@ -58,14 +58,9 @@ pub(crate) async fn list(
         asked.policy.as_deref().is_none_or(|wanted| is_policy_named(one, wanted))
             && asked.namespace.as_deref().is_none_or(|wanted| one.namespace == wanted)
             && asked.endpoint.as_ref().is_none_or(|wanted| one.endpoints.contains(wanted))
-            && page.after.as_deref().is_none_or(|after| after < &key(one)[..])
     });
-    let next = page.cut(&mut items, key);
-    wanted.answer(&site, items, next)
-}
-
-fn key(policy: &PolicyStatus) -> [String; 3] {
-    [policy.kind.clone(), policy.namespace.clone(), policy.name.clone()]
+    let next = page.take(&mut items);
+    wanted.answer(List::of_node(&site.node, items, next))
 }
 
 /// For whom.
@@ -102,5 +97,5 @@ pub(crate) async fn suggestions(
     let kept = site.source.recent_decisions();
     let forbids = |uid: &str, name: &Name| site.source.forbids(uid, name);
     let items = suggest(kept.iter().map(|one| &***one).filter(|one| filter.passes(one)), forbids);
-    wanted.answer(&site, items, None)
+    wanted.answer(List::of_node(&site.node, items, None))
 }

@@ -51,15 +51,14 @@ pub(crate) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let asked = query(asked)?;
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 1)?;
+    let page = Page::of::<SubjectStatus>(asked.limit, asked.cursor.as_deref())?;
     let wanted = Wanted::read::<SubjectStatus>(asked.fields.as_deref(), &headers)?;
     let filter = EndpointFilter { endpoint: asked.endpoint, namespace: asked.namespace, pod: asked.pod };
     let source = site.source.clone();
     let (mut items, named) = reading(move || Ok((source.subjects(), source.endpoint_names()))).await?;
     let named: HashMap<Arc<str>, String> = named.into_iter().collect();
     let is_meant = |uid: &Arc<str>| filter.passes(uid, named.get(uid).map_or(uid, String::as_str));
-    let after = page.after.as_ref().and_then(|key| key.first());
-    items.retain(|one| after.is_none_or(|after| **after < *one.endpoint) && is_meant(&one.endpoint));
-    let next = page.cut(&mut items, |one| [one.endpoint.to_string()]);
-    wanted.answer(&site, items, next)
+    items.retain(|one| is_meant(&one.endpoint));
+    let next = page.take(&mut items);
+    wanted.answer(List::of_node(&site.node, items, next))
 }

@@ -48,7 +48,7 @@ pub(crate) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let asked = query(asked)?;
-    let page = Page::read(asked.limit, asked.cursor.as_deref(), 3)?;
+    let page = Page::of::<TrafficStatus>(asked.limit, asked.cursor.as_deref())?;
     let wanted = Wanted::read::<TrafficStatus>(asked.fields.as_deref(), &headers)?;
     let filter = EndpointFilter { endpoint: asked.endpoint, namespace: asked.namespace, pod: asked.pod };
     let source = site.source.clone();
@@ -66,11 +66,6 @@ pub(crate) async fn list(
         Ok(items)
     })
     .await?;
-    items.retain(|one| page.after.as_deref().is_none_or(|after| after < &key(one)[..]));
-    let next = page.cut(&mut items, key);
-    wanted.answer(&site, items, next)
-}
-
-fn key(one: &TrafficStatus) -> [String; 3] {
-    [one.endpoint.to_string(), one.destination.clone(), one.reason.clone()]
+    let next = page.take(&mut items);
+    wanted.answer(List::of_node(&site.node, items, next))
 }

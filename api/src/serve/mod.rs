@@ -1,16 +1,20 @@
 //! Serves the routes on sockets, with bounds on what strangers can cost: connections, heads, and time.
 //!
 //! On a unix socket whoever may open it may read all, and [`Caller`] says who it is. A loopback address asks for a token,
-//! except for health and readiness; another address is refused, because nothing protects the token there.
+//! except for health and readiness; another address is refused, because nothing protects the token there. On a network
+//! there is TLS ([`TlsListener`]).
 
 mod place;
+mod tls;
 mod token;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::Request, response::Response};
+use futures::StreamExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nameward_tls::Peer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, UnixListener},
@@ -19,10 +23,10 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-pub(crate) use self::token::OPEN;
 pub use self::{
     place::{ApiListener, ApiPlace, listen},
-    token::{Token, TokenError},
+    tls::{API, TlsListener},
+    token::{OPEN, Token, TokenError},
 };
 use crate::{Site, router};
 
@@ -85,9 +89,13 @@ impl Default for Bounds {
 /// When connections cannot be accepted any more.
 pub async fn serve_within(bounds: Bounds, routes: Router, listener: ApiListener) -> io::Result<()> {
     match listener {
-        ApiListener::Unix(listener) => accept(&routes, &UnixListener::from_std(listener)?, bounds).await,
+        ApiListener::Unix(listener) => accept(&routes, UnixListener::from_std(listener)?, bounds).await,
         ApiListener::Address(listener, token) => {
-            accept(&token::guard(routes, token), &TcpListener::from_std(listener)?, bounds).await
+            accept(&token.guard(routes), TcpListener::from_std(listener)?, bounds).await
+        }
+        ApiListener::Tls(listener) => {
+            let (routes, incoming) = listener.open(routes)?;
+            accept(&routes, incoming, bounds).await
         }
     }
 }
@@ -99,48 +107,68 @@ fn connections() -> usize {
     quarter.clamp(FEWEST, CONNECTIONS)
 }
 
-/// Who is at the other end, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who is at the other end, as the kernel or a certificate says.
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// The user that opened a unix socket, as our user namespace knows it; none over TCP.
     uid: Option<u32>,
+    /// Who connected over TLS.
+    peer: Option<Peer>,
+    /// Whether its certificate is of one of the clients that were agreed on.
+    is_agreed: bool,
 }
 
 impl Caller {
     /// Whether it is root. Who is root of a user namespace of its own is not.
-    pub(crate) fn is_root(self) -> bool {
+    fn is_root(&self) -> bool {
         self.uid == Some(0)
+    }
+
+    /// Whether it may change something: root, or a client that was agreed on, which has asked who may.
+    pub(crate) fn may_change(&self) -> bool {
+        self.is_root() || self.is_agreed
     }
 }
 
 /// Where connections come from.
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    async fn accept(&self) -> io::Result<(Self::Stream, Caller)>;
+    async fn accept(&mut self) -> io::Result<(Self::Stream, Caller)>;
 }
 
 impl Accept for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
+    async fn accept(&mut self) -> io::Result<(Self::Stream, Caller)> {
         let (stream, _) = Self::accept(self).await?;
         // Credentials that cannot be read are nobody's.
         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        Ok((stream, Caller { uid }))
+        Ok((stream, Caller { uid, ..Caller::default() }))
     }
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
+    async fn accept(&mut self) -> io::Result<(Self::Stream, Caller)> {
         let (stream, _) = Self::accept(self).await?;
         stream.set_nodelay(true)?;
-        Ok((stream, Caller { uid: None }))
+        Ok((stream, Caller::default()))
     }
 }
 
-async fn accept<L: Accept>(routes: &Router, listener: &L, bounds: Bounds) -> io::Result<()> {
+impl Accept for nameward_tls::Incoming {
+    type Stream = nameward_tls::Accepted;
+
+    async fn accept(&mut self) -> io::Result<(Self::Stream, Caller)> {
+        let ended = || io::Error::other("nobody listens any more");
+        let stream = self.next().await.ok_or_else(ended)??;
+        let peer = Some(stream.peer().clone());
+        Ok((stream, Caller { peer, ..Caller::default() }))
+    }
+}
+
+async fn accept<L: Accept>(routes: &Router, mut listener: L, bounds: Bounds) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let (stream, caller) = match listener.accept().await {
@@ -183,7 +211,7 @@ where
     stream.set_write_timeout(Some(bounds.write_time));
     let stream = TokioIo::new(Box::pin(stream));
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
-        let routes = routes.clone();
+        let (routes, caller) = (routes.clone(), caller.clone());
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(caller);

@@ -13,7 +13,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::Token;
+use super::{TlsListener, Token};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
@@ -69,6 +69,8 @@ pub enum ApiListener {
     Unix(UnixListener),
     /// An address, and what its clients must show.
     Address(TcpListener, Token),
+    /// An address of a network, over TLS.
+    Tls(TlsListener),
 }
 
 impl ApiPlace {

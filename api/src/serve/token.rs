@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::Problem;
 
 /// Answered to everybody.
-pub(crate) const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+pub const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 /// A shorter token could be guessed.
 const SHORTEST: usize = 16;
 /// Letters of a token that we make: 256 bits and more.
@@ -114,6 +114,11 @@ impl Token {
         &self.0
     }
 
+    /// Routes that answer only to those who show the token, but for health and readiness.
+    pub fn guard(self, routes: Router) -> Router {
+        routes.layer(middleware::from_fn_with_state(self, check))
+    }
+
     fn is_shown(&self, request: &Request) -> bool {
         let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
         // The scheme in any case of letters (RFC 9110 11.1).
@@ -122,11 +127,6 @@ impl Token {
             scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(self.0.as_bytes()))
         })
     }
-}
-
-/// Routes that answer only to those who show the token.
-pub(super) fn guard(routes: Router, token: Token) -> Router {
-    routes.layer(middleware::from_fn_with_state(token, check))
 }
 
 async fn check(State(token): State<Token>, request: Request, next: Next) -> Response {

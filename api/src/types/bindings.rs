@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Item;
+use super::{Item, Keyed};
 
 /// Which name gave which addresses to whom, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -19,6 +19,10 @@ pub struct BindingStatus {
     /// Whom: the endpoint's identifier.
     #[schema(value_type = String, example = "ci/runner")]
     pub endpoint: Arc<str>,
+    /// What people call the endpoint, where that is something else: `NAMESPACE/NAME` of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "ci/runner")]
+    pub workload: Option<Arc<str>>,
     /// The name that was asked for.
     #[schema(example = "registry.example.com")]
     pub name: String,
@@ -72,11 +76,12 @@ pub struct RuleName {
 /// What was taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Flushed {
-    /// Which node says so.
+pub struct Flushed<T = FlushedBinding> {
+    /// Which node says so; absent in a cluster's answer, where each item has a `node`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
     /// The bindings that counted, by endpoint and name.
-    pub items: Vec<FlushedBinding>,
+    pub items: Vec<T>,
     /// What could not be had: resolvers that did not confirm, a file that could not be written.
     pub warnings: Vec<String>,
     /// There is more: do it again with this as `cursor`.
@@ -129,14 +134,24 @@ impl BindingStatus {
 }
 
 impl Item for BindingStatus {
-    const FIELDS: &'static [&'static str] = &["endpoint", "name", "chain", "askedAt", "addresses", "rules"];
+    const FIELDS: &'static [&'static str] =
+        &["endpoint", "workload", "name", "chain", "askedAt", "addresses", "rules"];
     const COLUMNS: &'static [&'static str] = &["ENDPOINT", "NAME", "ADDRESSES", "EXPIRES", "RULE"];
 
     fn row(&self) -> Vec<String> {
         let addresses: Vec<String> = self.addresses.iter().map(|lease| lease.address.to_string()).collect();
         let last = self.addresses.iter().map(|lease| lease.seconds_left).max().unwrap_or(0);
         let rule = self.rules.first().map_or_else(|| "-".into(), ToString::to_string);
-        vec![self.endpoint.to_string(), self.name.clone(), addresses.join(","), time_left(last), rule]
+        let workload = self.workload.as_ref().unwrap_or(&self.endpoint).to_string();
+        vec![workload, self.name.clone(), addresses.join(","), time_left(last), rule]
+    }
+}
+
+impl Keyed for BindingStatus {
+    const KEY: usize = 2;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.endpoint.to_string(), self.name.clone()]
     }
 }
 

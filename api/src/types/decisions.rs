@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Item;
+use super::{Item, Keyed};
 
 /// What became of a packet, or of several alike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -20,6 +20,10 @@ pub struct Decision {
     /// Identifier of the endpoint.
     #[schema(value_type = String, example = "ci/runner")]
     pub endpoint: Arc<str>,
+    /// What people call the endpoint, where that is something else: `NAMESPACE/NAME` of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "ci/runner")]
+    pub workload: Option<Arc<str>>,
     /// What became of it.
     pub verdict: Verdict,
     /// Why, in one stable word.
@@ -150,6 +154,11 @@ impl Decision {
             .map_or_else(|| "-".into(), |staged| format!("{} {}", staged.verdict, staged.reason))
     }
 
+    /// What people call the endpoint.
+    pub fn workload_name(&self) -> &str {
+        self.workload.as_deref().unwrap_or(&self.endpoint)
+    }
+
     /// Whether the packet was dropped or rejected.
     pub fn is_denied(&self) -> bool {
         self.verdict == Verdict::Deny
@@ -182,6 +191,7 @@ impl Item for Decision {
         "sequence",
         "at",
         "endpoint",
+        "workload",
         "verdict",
         "reason",
         "direction",
@@ -215,7 +225,7 @@ impl Item for Decision {
     fn row(&self) -> Vec<String> {
         vec![
             self.at.strftime("%H:%M:%S").to_string(),
-            self.endpoint.to_string(),
+            self.workload_name().into(),
             self.verdict.to_string(),
             self.reason.to_string(),
             self.direction.word().into(),
@@ -225,5 +235,16 @@ impl Item for Decision {
             self.staged_words(),
             self.policy.clone().unwrap_or_else(|| "-".into()),
         ]
+    }
+}
+
+impl Keyed for Decision {
+    const KEY: usize = 2;
+
+    fn key(&self) -> Vec<String> {
+        // The latest first: numbers that fall, as wide as they can get.
+        let falling = |number: u64| format!("{:020}", u64::MAX - number);
+        let nanoseconds = u64::try_from(self.at.as_nanosecond()).unwrap_or(0);
+        vec![falling(nanoseconds), falling(self.sequence)]
     }
 }

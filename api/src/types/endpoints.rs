@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Item;
+use super::{Item, Keyed};
 
 /// An endpoint as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -119,7 +119,7 @@ impl EndpointStatus {
 }
 
 /// The namespace of `NAMESPACE/NAME`.
-pub(crate) fn namespace_of(name: &str) -> Option<&str> {
+pub fn namespace_of(name: &str) -> Option<&str> {
     name.split_once('/').map(|(namespace, _)| namespace)
 }
 
@@ -155,5 +155,13 @@ impl Item for EndpointStatus {
             self.attachment.clone(),
             self.problem.clone().unwrap_or_else(|| "-".into()),
         ]
+    }
+}
+
+impl Keyed for EndpointStatus {
+    const KEY: usize = 1;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.uid.to_string()]
     }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Item;
+use super::{Item, Keyed};
 
 /// A policy as it is in force: its rules that count now, and whom they bind. A policy that selects no endpoint of the
 /// node is not known to it.
@@ -72,6 +72,14 @@ impl Item for PolicyStatus {
     }
 }
 
+impl Keyed for PolicyStatus {
+    const KEY: usize = 3;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.kind.clone(), self.namespace.clone(), self.name.clone()]
+    }
+}
+
 /// What an endpoint tried that no rule allows: the smallest policy that would.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -107,5 +115,13 @@ impl Item for Suggestion {
     fn row(&self) -> Vec<String> {
         let each = |one: &Suggested| format!("{} ({})", one.destination, one.ports.join(", "));
         vec![self.endpoint.clone(), self.destinations.iter().map(each).collect::<Vec<_>>().join("; ")]
+    }
+}
+
+impl Keyed for Suggestion {
+    const KEY: usize = 1;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.endpoint.clone()]
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::Item;
+use super::{Item, Keyed};
 
 /// An endpoint as policies see it: its labels, and the objects that select it. What rules are compiled from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -70,5 +70,13 @@ impl Item for SubjectStatus {
     fn row(&self) -> Vec<String> {
         let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
         vec![self.endpoint.to_string(), labels.join(","), self.policy_names().join(", ")]
+    }
+}
+
+impl Keyed for SubjectStatus {
+    const KEY: usize = 1;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.endpoint.to_string()]
     }
 }

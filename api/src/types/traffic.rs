@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Item, RuleName};
+use super::{Item, Keyed, RuleName};
 
 /// What an endpoint exchanges with a destination over the connections that are live now. Both directions, from each
 /// connection's beginning; what has ended is not in it.
@@ -15,6 +15,10 @@ pub struct TrafficStatus {
     /// The endpoint's identifier.
     #[schema(value_type = String, example = "ci/runner")]
     pub endpoint: Arc<str>,
+    /// What people call the endpoint, where that is something else: `NAMESPACE/NAME` of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "ci/runner")]
+    pub workload: Option<Arc<str>>,
     /// The names under which the connections were admitted, with commas; or the peer's address where none gave it.
     #[schema(example = "registry.example.com")]
     pub destination: String,
@@ -37,13 +41,13 @@ pub struct TrafficStatus {
 
 impl Item for TrafficStatus {
     const FIELDS: &'static [&'static str] =
-        &["endpoint", "destination", "reason", "rules", "flows", "ports", "packets", "bytes"];
+        &["endpoint", "workload", "destination", "reason", "rules", "flows", "ports", "packets", "bytes"];
     const COLUMNS: &'static [&'static str] =
         &["ENDPOINT", "DESTINATION", "REASON", "FLOWS", "PACKETS", "BYTES", "RULE"];
 
     fn row(&self) -> Vec<String> {
         vec![
-            self.endpoint.to_string(),
+            self.workload.as_ref().unwrap_or(&self.endpoint).to_string(),
             self.destination.clone(),
             self.reason.clone(),
             self.flows.to_string(),
@@ -51,5 +55,13 @@ impl Item for TrafficStatus {
             self.bytes.to_string(),
             self.rules.first().map_or_else(|| "-".into(), ToString::to_string),
         ]
+    }
+}
+
+impl Keyed for TrafficStatus {
+    const KEY: usize = 3;
+
+    fn key(&self) -> Vec<String> {
+        vec![self.endpoint.to_string(), self.destination.clone(), self.reason.clone()]
     }
 }

@@ -1,8 +1,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
-use nameward_feed::tls::{Credentials, TlsFiles};
+use nameward_feed::tls::{TlsFiles, credentials};
 use rcgen::{CertificateParams, KeyPair};
-use tonic::transport::server::Connected;
 
 use super::*;
 use crate::certificates::files;
@@ -58,14 +57,14 @@ fn requested(authority: &Authority, asks: &str, is: &str) -> (String, String) {
 async fn meet(resolver: TlsFiles, client: TlsFiles, node: &str) -> bool {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (resolver, client) = (Credentials::read(resolver).unwrap(), Credentials::read(client).unwrap());
+    let (resolver, client) = (credentials(resolver).unwrap(), credentials(client).unwrap());
     let mut accepted = Arc::clone(&resolver).accept(listener).unwrap();
     let name = "nameward-resolver.nameward.svc".try_into().unwrap();
     let connecting = tokio::spawn(async move { client.connect(address, name).await });
     let within = std::time::Duration::from_secs(4);
     let taken = tokio::time::timeout(within, accepted.next()).await;
     connecting.abort();
-    taken.is_ok_and(|taken| taken.is_some_and(|taken| taken.is_ok_and(|taken| taken.connect_info().is(node))))
+    taken.is_ok_and(|taken| taken.is_some_and(|taken| taken.is_ok_and(|taken| taken.peer().is(node))))
 }
 
 // Nobody speaks for another node, and no node for a resolver.

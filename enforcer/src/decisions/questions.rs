@@ -71,6 +71,7 @@ impl Refusal {
             sequence,
             at: now.checked_sub(age).unwrap_or(now),
             endpoint: asker.endpoint,
+            workload: asker.workload,
             verdict: if self.answered { Verdict::WouldDeny } else { Verdict::Deny },
             reason: self.reason.word().into(),
             direction: Direction::Egress,

@@ -437,6 +437,7 @@ fn asker(guarded: &Guarded, refusal: &Refusal) -> Asker {
     let (name, reason) = refusal.question();
     Asker {
         endpoint: guarded.config.uid.clone(),
+        workload: guarded.workload(),
         address: guarded.config.addresses.first().copied(),
         generation: endpoint.generation(),
         staged: endpoint.staged_question(name, reason),
@@ -453,6 +454,7 @@ fn context(guarded: &Guarded, event: &Event) -> Context {
         .map(|rule| format!("{} rule {}", rule.policy, rule.rule));
     Context {
         endpoint: guarded.config.uid.clone(),
+        workload: guarded.workload(),
         name: endpoint.last_name(remote).map(|name| name.as_str().to_owned()),
         policy,
         staged: endpoint.staged_packet(event, now()),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::{Bound, RangeBounds},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -89,7 +90,7 @@ impl Enforcer {
     /// # Errors
     /// [`EnforcerError::NoSuchEndpoint`].
     pub fn binding_statuses(&self, uid: &str) -> Result<Vec<BindingStatus>, EnforcerError> {
-        self.some_binding_statuses(uid, &BindingFilter::default(), None, usize::MAX)
+        self.some_binding_statuses(uid, &BindingFilter::default(), Bound::Unbounded, usize::MAX)
     }
 
     /// Those that pass a filter, by name; at most `limit` behind the name `after`.
@@ -100,7 +101,7 @@ impl Enforcer {
         &self,
         uid: &str,
         filter: &BindingFilter,
-        after: Option<&str>,
+        first: Bound<&str>,
         limit: usize,
     ) -> Result<Vec<BindingStatus>, EnforcerError> {
         let guarded = self.guarded(uid)?;
@@ -108,7 +109,9 @@ impl Enforcer {
         // What takes time is done without the lock: nobody's grant waits for somebody who asks.
         let (found, rules) = {
             let endpoint = guarded.lock();
-            let behind = |binding: &&Binding| after.is_none_or(|after| binding.name.as_str() > after);
+            let behind = |binding: &&Binding| {
+                RangeBounds::<str>::contains(&(first, Bound::Unbounded), binding.name.as_str())
+            };
             let most = if filter.asks_for_more() { usize::MAX } else { limit };
             let found = endpoint.bindings_like(filter).into_iter().filter(behind).take(most).cloned();
             (found.collect::<Vec<Binding>>(), endpoint.rules().map(Arc::clone))
@@ -144,6 +147,7 @@ impl Enforcer {
             }
             let one = all.entry((destination, reason)).or_insert_with_key(|(destination, _)| TrafficStatus {
                 endpoint: guarded.config.uid.clone(),
+                workload: guarded.workload(),
                 destination: destination.clone(),
                 reason: reason.into(),
                 rules: rules_of_all(endpoint.rules().map(|rules| &**rules), names),
@@ -382,6 +386,7 @@ impl Clock {
         };
         BindingStatus {
             endpoint: guarded.config.uid.clone(),
+            workload: guarded.workload(),
             name: binding.name.as_str().to_owned(),
             chain: binding.chain.iter().map(|alias| alias.as_str().to_owned()).collect(),
             asked_at: self.wall(binding.asked_at),

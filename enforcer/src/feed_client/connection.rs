@@ -21,7 +21,7 @@ use nameward_feed::{
         SnapshotEnd, feed_client::FeedClient, from_enforcer, from_resolver,
     },
     sockets::HandOverError,
-    tls::TlsError,
+    tls::{self, ConnectError},
 };
 use nameward_policy::Name;
 use thiserror::Error;
@@ -46,7 +46,7 @@ pub(super) enum ConnectionError {
     #[error("cannot connect to the resolver at {path}: {source}")]
     Connect { path: PathBuf, source: tonic::transport::Error },
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] ConnectError),
     #[error("cannot hand over DNS sockets or start a thread: {0}")]
     System(#[from] io::Error),
     #[error(transparent)]
@@ -372,7 +372,7 @@ async fn open(resolver: &Resolver, backend: &Arc<dyn Backend>) -> Result<(Channe
             Ok((channel, handed.map_err(io::Error::other)??))
         }
         Resolver::Far(remote, credentials) => {
-            Ok((credentials.connect(remote.address, remote.name.clone()).await?, 0))
+            Ok((tls::connect(credentials, remote.address, remote.name.clone()).await?, 0))
         }
     }
 }

@@ -21,8 +21,13 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Field manager of the report.
 const MANAGER: &str = "nameward-enforcer";
 
-/// Never ends while reports come. What cannot be written is told in the log, and tried again.
-pub async fn run(client: Client, node: String, mut reports: watch::Receiver<Option<EgressNodeSpec>>) {
+/// `api`: where the enforcer can be asked from elsewhere. Never ends while reports come. What cannot be written is told in the log, and tried again.
+pub async fn run(
+    client: Client,
+    node: String,
+    api: Option<String>,
+    mut reports: watch::Receiver<Option<EgressNodeSpec>>,
+) {
     let mut owner = None;
     let mut told = None;
     loop {
@@ -32,6 +37,7 @@ pub async fn run(client: Client, node: String, mut reports: watch::Receiver<Opti
             return;
         }
         let Some(report) = reports.borrow_and_update().clone() else { continue };
+        let report = EgressNodeSpec { api: api.clone(), ..report };
         if owner.is_none() {
             owner = owner_of(&client, &node).await;
         }

@@ -105,7 +105,7 @@ pub(super) async fn begin(
         .with_context(|| format!("cannot listen for the CNI plugin at {}", socket.display()))?;
     tasks.spawn("CNI", async { Ok(server.serve(listener).await?) });
     tasks.spawn("node", node.follow());
-    let reporter = reporter::run(client.clone(), name.clone(), reported);
+    let reporter = reporter::run(client.clone(), name.clone(), options.reported_api(), reported);
     tasks.spawn("report", async {
         reporter.await;
         Ok(())

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
 use nameward_daemon::Tasks;
-use nameward_feed::tls::{Credentials, Remote};
+use nameward_feed::tls::{Credentials, Remote, credentials};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
@@ -95,8 +95,8 @@ impl Search {
     /// Once; from then on the files are read again as they change.
     fn read_certificates(&mut self) {
         let Some(folder) = self.folder.as_deref().filter(|_| self.credentials.is_none()) else { return };
-        match Credentials::read(certificates::files(folder)) {
-            Ok(credentials) => self.credentials = Some(credentials),
+        match credentials(certificates::files(folder)) {
+            Ok(read) => self.credentials = Some(read),
             Err(error) => tracing::debug!(%error, "no certificates yet"),
         }
     }

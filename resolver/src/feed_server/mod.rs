@@ -25,7 +25,7 @@ use nameward_feed::{
         feed_server::{Feed, FeedServer as Service},
     },
     sockets::DnsSocket,
-    tls::{Credentials, Peer},
+    tls::{self, Credentials, Peer},
 };
 use nameward_policy::Name;
 use tokio::sync::mpsc;
@@ -100,7 +100,7 @@ impl FeedServer {
         listener: TcpListener,
         credentials: Arc<Credentials>,
     ) -> Result<(), FeedSocketsError> {
-        let accepted = credentials.accept(listener)?;
+        let accepted = tls::accept(credentials, listener)?;
         let serving = builder().add_service(self.service()).serve_with_incoming(accepted);
         serving.await.map_err(FeedSocketsError::Serve)
     }

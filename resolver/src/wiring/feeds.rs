@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nameward_daemon::Tasks;
-use nameward_feed::tls::{Credentials, TlsFiles};
+use nameward_feed::tls::{self, Credentials, TlsFiles};
 
 use crate::{
     feed_server::{FeedServer, FeedSockets},
@@ -22,7 +22,7 @@ pub(super) struct Feeds {
 
 impl Feeds {
     pub(super) fn open(places: &[FeedPlace], files: Option<TlsFiles>) -> Result<Self> {
-        let credentials = files.map(Credentials::read).transpose()?;
+        let credentials = files.map(tls::credentials).transpose()?;
         let mut feeds = Self { near: Vec::new(), far: Vec::new() };
         for place in places {
             match place {

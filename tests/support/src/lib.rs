@@ -24,6 +24,7 @@
 //! what `cargo xtask setup` keeps unpacked.
 //! It contains nothing of the product, so that no test of it can agree with itself.
 
+mod authority;
 mod bounded;
 mod cache;
 mod cgroup;
@@ -44,6 +45,7 @@ mod scenarios;
 mod wait;
 mod workload;
 
+pub use authority::{Authority, Signed};
 pub use bounded::{finish, output_within, start};
 pub use cache::unpacked;
 pub use cgroup::CgroupGuard;

@@ -66,6 +66,7 @@ fn known(policies: Vec<Value>) -> Known {
         }],
         bindings: vec![BindingStatus {
             endpoint: "ci/runner".into(),
+            workload: None,
             name: "asked.example".into(),
             chain: vec![],
             asked_at: now(),
@@ -74,6 +75,7 @@ fn known(policies: Vec<Value>) -> Known {
         }],
         traffic: vec![TrafficStatus {
             endpoint: "ci/runner".into(),
+            workload: None,
             destination: "held.example".into(),
             reason: "name".into(),
             rules: vec![],

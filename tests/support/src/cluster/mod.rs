@@ -109,6 +109,7 @@ impl Cluster {
                 let applied = cluster.apply_files(&[
                     "crds/generated",
                     "deploy/rbac.yaml",
+                    "deploy/api-rbac.yaml",
                     "deploy/admission-policy.yaml",
                 ]);
                 applied.inspect_err(|error| eprintln!("{error:#}")).is_ok()
@@ -298,8 +299,26 @@ impl Cluster {
     }
 
     fn enforcer_token(&self) -> Result<String> {
-        let words = ["create", "token", "nameward-enforcer", "-n", "nameward", "--duration", "24h"];
+        self.token("nameward", "nameward-enforcer")
+    }
+
+    /// A token of a service account.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn token(&self, namespace: &str, account: &str) -> Result<String> {
+        let words = ["create", "token", account, "-n", namespace, "--duration", "24h"];
         Ok(self.kubectl(&words)?.trim().to_owned())
+    }
+
+    /// The kubeconfig of whoever has a token.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_of(&self, name: &str, token: &str) -> Result<PathBuf> {
+        let file = folder(&self.name).join(format!("{name}.conf"));
+        fs::write(&file, control::kubeconfig(&self.control, token)?)?;
+        Ok(file)
     }
 
     fn apply_files(&self, paths: &[&str]) -> Result<()> {

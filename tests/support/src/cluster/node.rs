@@ -75,6 +75,12 @@ impl Node {
         format!("10.88.0.1{}", self.number)
     }
 
+    /// Where its enforcer serves the API over TLS, once there are the files `api.pem`, `api.key` and `api.ca` in the
+    /// machine's folder.
+    pub fn api(&self) -> String {
+        format!("{}:9855", self.address())
+    }
+
     /// Addresses of its pods.
     fn pods(&self) -> String {
         format!("10.244.{}.0/24", self.number)
@@ -188,6 +194,12 @@ impl Node {
                 words.extend(texts(["--own-namespace", "nameward", "--cluster-dns", &dns]));
                 words.extend(texts(["--cluster-domain", "cluster.local", "--feed", FEED]));
                 words.extend(texts(["--api", &format!("unix:{API}")]));
+                // Who wants to ask from elsewhere puts certificates there.
+                let file =
+                    |kind: &str| self.machine.folder().join(format!("api.{kind}")).display().to_string();
+                words.extend(texts(["--api-tls", &self.api(), "--api-tls-client", "api.nameward"]));
+                words.extend(texts(["--api-tls-certificate", &file("pem"), "--api-tls-key", &file("key")]));
+                words.extend(texts(["--api-tls-ca", &file("ca")]));
                 words
             }
         };

@@ -8,6 +8,8 @@ use super::Image;
 pub const REGISTRY: &str = "localhost/nameward";
 /// The user that the resolver runs as: nobody's on most machines.
 pub const RESOLVER_USER: u32 = 65_532;
+/// The user that the cluster's API runs as.
+const API_USER: u32 = 65_533;
 
 struct Described {
     name: &'static str,
@@ -17,7 +19,7 @@ struct Described {
     user: Option<u32>,
 }
 
-const IMAGES: [Described; 3] = [
+const IMAGES: [Described; 4] = [
     Described {
         name: "resolver",
         about: "Answers the DNS queries of workloads by policy",
@@ -35,6 +37,12 @@ const IMAGES: [Described; 3] = [
         about: "The CNI plugin, and its installer",
         programs: &["nameward-cni"],
         user: None,
+    },
+    Described {
+        name: "api",
+        about: "Answers for the cluster: asks the enforcers of all nodes",
+        programs: &["nameward-api"],
+        user: Some(API_USER),
     },
 ];
 

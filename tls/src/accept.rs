@@ -16,9 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::transport::server::Connected;
 
-use super::{Credentials, HANDSHAKE_WITHIN, timed_out};
+use crate::{Credentials, HANDSHAKE_WITHIN, timed_out};
 
 /// Handshakes at one time, of one address and of all: strangers can begin them. Who comes too often comes again later.
 const HANDSHAKES_EACH: usize = 8;
@@ -27,12 +26,13 @@ const HANDSHAKES: usize = 512;
 const BREATH: Duration = Duration::from_millis(100);
 
 /// Accepts until nobody takes connections any more.
-pub(super) async fn all(
+pub(crate) async fn all(
     credentials: Arc<Credentials>,
     listener: TcpListener,
     accepted: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let handshakes = Arc::new(Handshakes::default());
+    let name = credentials.service.name;
     loop {
         let taken = tokio::select! {
             taken = listener.accept() => taken,
@@ -41,13 +41,13 @@ pub(super) async fn all(
         let (stream, peer) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(%error, "the feed cannot take a connection");
+                tracing::warn!(%error, "{name} cannot take a connection");
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
         let Some(place) = Handshakes::begin(&handshakes, peer.ip()) else {
-            tracing::debug!(%peer, "turned away from the feed: too many at a time");
+            tracing::debug!(%peer, "turned away from {name}: too many at a time");
             continue;
         };
         let (credentials, accepted) = (Arc::clone(&credentials), accepted.clone());
@@ -56,7 +56,7 @@ pub(super) async fn all(
             drop(place);
             match shaken.unwrap_or_else(|_| Err(timed_out())) {
                 Ok(stream) => drop(accepted.send(Ok(stream)).await),
-                Err(error) => tracing::warn!(%peer, %error, "turned away from the feed"),
+                Err(error) => tracing::warn!(%peer, %error, "turned away from {name}"),
             }
         });
     }
@@ -102,14 +102,14 @@ async fn shake_hands(credentials: Arc<Credentials>, stream: TcpStream) -> io::Re
     Ok(Accepted { stream, peer: Peer { chain, credentials } })
 }
 
-/// A connection of a peer that has proven its certificate.
+/// A connection whose handshake is done: where certificates are asked for, the peer has proven its own.
 #[derive(Debug)]
 pub struct Accepted {
     stream: TlsStream<TcpStream>,
     peer: Peer,
 }
 
-/// Who is at the other end; an extension of each request.
+/// Who is at the other end.
 #[derive(Clone, Debug)]
 pub struct Peer {
     chain: Arc<[CertificateDer<'static>]>,
@@ -117,11 +117,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether its certificate is for this node.
-    pub fn is(&self, node: &str) -> bool {
+    /// Whether its certificate is for this name.
+    pub fn is(&self, name: &str) -> bool {
         let valid = || {
             let certificate = ParsedCertificate::try_from(self.chain.first()?).ok()?;
-            verify_server_name(&certificate, &ServerName::try_from(node).ok()?).ok()
+            verify_server_name(&certificate, &ServerName::try_from(name).ok()?).ok()
         };
         valid().is_some()
     }
@@ -132,15 +132,16 @@ impl Peer {
     /// Why not.
     pub fn check(&self) -> Result<(), rustls::Error> {
         let (first, rest) = self.chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.credentials.current().verifier.verify_client_cert(first, rest, UnixTime::now()).map(drop)
+        let current = self.credentials.current();
+        let both = current.both.as_ref().ok_or(rustls::Error::NoCertificatesPresented)?;
+        both.verifier.verify_client_cert(first, rest, UnixTime::now()).map(drop)
     }
 }
 
-impl Connected for Accepted {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+impl Accepted {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 

@@ -1,13 +1,16 @@
 //! Certificates on disk, and connections on loopback.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_stream::StreamExt;
-use tonic::transport::server::Connected;
 
-use super::*;
+use rustls::{RootCertStore, pki_types::ServerName};
+use tokio_stream::StreamExt;
+
+use super::{files::certificates, *};
 
 const NAME: &str = "resolver.example";
+const SERVICE: Service = Service { name: "the feed", protocol: b"h2" };
 
 /// A folder with the files of both sides.
 struct Scene(PathBuf);
@@ -85,7 +88,7 @@ impl Served {
 
 /// Whether a client's hands are shaken, and an octet comes through.
 async fn meets(client: &Credentials, name: &str, served: &mut Served) -> io::Result<()> {
-    let connector = TlsConnector::from(Arc::clone(&client.current().client));
+    let connector = TlsConnector::from(Arc::clone(&client.current().both.as_ref().unwrap().client));
     let stream = TcpStream::connect(served.address).await?;
     let mut stream = connector.connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await?;
     stream.write_all(b"x").await?;
@@ -108,17 +111,17 @@ async fn meets(client: &Credentials, name: &str, served: &mut Served) -> io::Res
 async fn both_sides_prove_who_they_are() {
     let scene = Scene::new("prove");
     let (ours, strange) = (Authority::new(), Authority::new());
-    let server = Credentials::read(scene.give("server", &ours, NAME)).unwrap();
-    let client = Credentials::read(scene.give("client", &ours, "node-1")).unwrap();
+    let server = Credentials::read(scene.give("server", &ours, NAME), SERVICE).unwrap();
+    let client = Credentials::read(scene.give("client", &ours, "node-1"), SERVICE).unwrap();
     let mut served = Served::new(&server);
     meets(&client, NAME, &mut served).await.unwrap();
     assert!(meets(&client, "other.example", &mut served).await.is_err(), "another name");
     let mut files = scene.give("stranger", &strange, "node-1");
-    let stranger = Credentials::read(files.clone()).unwrap();
+    let stranger = Credentials::read(files.clone(), SERVICE).unwrap();
     assert!(meets(&stranger, NAME, &mut served).await.is_err(), "a server of another authority");
     // It trusts our authority, but has no certificate of it.
     files.authority = scene.files("client").authority;
-    let stranger = Credentials::read(files).unwrap();
+    let stranger = Credentials::read(files, SERVICE).unwrap();
     let refused = meets(&stranger, NAME, &mut served).await.unwrap_err();
     assert!(refused.to_string().contains("alert"), "{refused}");
 }
@@ -127,7 +130,7 @@ async fn both_sides_prove_who_they_are() {
 async fn who_shows_no_certificate_is_turned_away() {
     let scene = Scene::new("none");
     let authority = Authority::new();
-    let server = Credentials::read(scene.give("server", &authority, NAME)).unwrap();
+    let server = Credentials::read(scene.give("server", &authority, NAME), SERVICE).unwrap();
     let mut served = Served::new(&server);
     let mut roots = RootCertStore::empty();
     roots.add(certificates(&scene.files("server").authority).unwrap().remove(0)).unwrap();
@@ -147,15 +150,15 @@ async fn who_shows_no_certificate_is_turned_away() {
 async fn a_peer_speaks_for_its_own_name_only() {
     let scene = Scene::new("peer");
     let authority = Authority::new();
-    let server = Credentials::read(scene.give("server", &authority, NAME)).unwrap();
-    let client = Credentials::read(scene.give("client", &authority, "node-1")).unwrap();
+    let server = Credentials::read(scene.give("server", &authority, NAME), SERVICE).unwrap();
+    let client = Credentials::read(scene.give("client", &authority, "node-1"), SERVICE).unwrap();
     let mut served = Served::new(&server);
-    let connector = TlsConnector::from(Arc::clone(&client.current().client));
+    let connector = TlsConnector::from(Arc::clone(&client.current().both.as_ref().unwrap().client));
     let stream = TcpStream::connect(served.address).await.unwrap();
     let connecting = connector.connect(ServerName::try_from(NAME).unwrap(), stream);
     let both = timeout(Duration::from_secs(5), async { tokio::join!(served.next(), connecting) });
     let (accepted, _stream) = both.await.expect("no connection");
-    let peer = accepted.connect_info();
+    let peer = accepted.peer().clone();
     assert!(peer.is("node-1") && peer.is("NODE-1"));
     assert!(!peer.is("node-2") && !peer.is("") && !peer.is("node-1.example") && !peer.is("no such name"));
     peer.check().unwrap();
@@ -168,8 +171,8 @@ async fn a_peer_speaks_for_its_own_name_only() {
 async fn files_are_read_again_when_they_change() {
     let scene = Scene::new("again");
     let (first, second) = (Authority::new(), Authority::new());
-    let server = Credentials::read(scene.give("server", &first, NAME)).unwrap();
-    let client = Credentials::read(scene.give("client", &first, "node-1")).unwrap();
+    let server = Credentials::read(scene.give("server", &first, NAME), SERVICE).unwrap();
+    let client = Credentials::read(scene.give("client", &first, "node-1"), SERVICE).unwrap();
     let mut served = Served::new(&server);
     meets(&client, NAME, &mut served).await.unwrap();
     scene.give("server", &second, NAME);
@@ -193,7 +196,7 @@ async fn files_are_read_again_when_they_change() {
 #[test]
 fn files_that_cannot_be_used_say_why() {
     let scene = Scene::new("why");
-    let says = |files: &TlsFiles| Credentials::read(files.clone()).unwrap_err().to_string();
+    let says = |files: &TlsFiles| Credentials::read(files.clone(), SERVICE).unwrap_err().to_string();
     assert!(says(&scene.files("absent")).contains("absent.pem"));
     let files = scene.give("server", &Authority::new(), NAME);
     let other = scene.give("other", &Authority::new(), NAME);
@@ -205,11 +208,32 @@ fn files_that_cannot_be_used_say_why() {
     assert!(says(&keyless).contains("there is none"), "{}", says(&keyless));
 }
 
-#[test]
-fn places_on_the_network_are_read() {
-    let read = |text: &str| Remote::read(text).map(|remote| remote.to_string());
-    assert_eq!(read("192.0.2.1:9853#r.example").unwrap(), "tls://192.0.2.1:9853#r.example");
-    assert_eq!(read("[2001:db8::1]:9853").unwrap(), "tls://[2001:db8::1]:9853#2001:db8::1");
-    assert!(read("192.0.2.1").unwrap_err().contains("a port"));
-    assert!(read("192.0.2.1:9853#").unwrap_err().contains("no name"));
+#[tokio::test]
+async fn who_only_serves_asks_for_no_certificate() {
+    let scene = Scene::new("serves");
+    let authority = Authority::new();
+    let TlsFiles { certificate, key, .. } = scene.give("server", &authority, NAME);
+    let server = Credentials::serving(certificate, key, SERVICE).unwrap();
+    let client = Credentials::read(scene.give("client", &authority, "node-1"), SERVICE).unwrap();
+    let mut served = Served::new(&server);
+    meets(&client, NAME, &mut served).await.unwrap();
+    // It knows no authority, so that it believes nobody.
+    let name = ServerName::try_from(NAME).unwrap();
+    assert!(
+        server.connect(served.address, name.clone()).await.unwrap_err().to_string().contains("authority")
+    );
+    let address = served.address;
+    let (accepted, _stream) = tokio::join!(served.next(), client.connect(address, name));
+    assert!(accepted.peer().check().is_err() && !accepted.peer().is("node-1"));
+}
+
+#[tokio::test]
+async fn files_that_come_later_are_waited_for() {
+    let scene = Scene::new("later");
+    let waiting = tokio::spawn(Credentials::await_files(scene.files("server"), SERVICE));
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    scene.give("server", &Authority::new(), NAME);
+    let read = timeout(Duration::from_secs(10), waiting).await.expect("they are not read").unwrap();
+    assert_eq!(read.number(), 1);
 }
