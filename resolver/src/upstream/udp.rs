@@ -3,7 +3,7 @@
 //!
 //! While questions are few each has a port of its own. Under load there are [`PORTS`], and a question goes out by any of
 //! them: a socket for each would cost more than everything else (docs/decisions/0008). Questions of one moment leave
-//! together, by one port (docs/decisions/0020). One task hears a port; a question has none, nor a timer: the answer is
+//! together, by one port (docs/decisions/0022). One task hears a port; a question has none, nor a timer: the answer is
 //! handed on where it is heard (docs/decisions/0017).
 
 use std::cell::RefCell;
