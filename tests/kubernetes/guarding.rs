@@ -33,7 +33,9 @@ pub(crate) fn names_wildcards_and_ports(world: &World) {
     world.namespace("names", &policy("names", &rules));
     let (runner, other) =
         (Pod::new(world, "names", "runner", "app: runner"), Pod::new(world, "names", "other", "app: other"));
-    runner.run().reaches("http://allowed.example/");
+    // The API server's watch of a kind of objects that is new begins late: these are its first.
+    runner.run().is_refused("http://203.0.113.10/");
+    runner.reaches("http://allowed.example/");
     runner.reaches("http://allowed.example:8080/");
     runner.reaches("http://a.pkg.example/");
     for url in [
