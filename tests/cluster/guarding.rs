@@ -133,6 +133,22 @@ pub(crate) fn audit_denies_nothing_and_tells(world: &World) {
     world.apply(&audit.replace("Audit", "Enforce"));
     pod.is_refused("http://203.0.113.10/");
     pod.reaches("http://allowed.example/");
+    // Beside what is enforced, a second verdict says what the audited policy would make of it.
+    let deny = "  mode: Audit\n  deny: [{name: block, to: [{ipBlock: {cidr: 198.51.100.10/32}}]}]\n  egress:";
+    let next = policy("audit", &names("other.example")).replace("  egress:", deny);
+    world.apply(&next.replace("name: rules", "name: next"));
+    let staged = |verdicts: &str, remote: &str| {
+        let path = format!("/v1/decisions?verdict={verdicts}&limit=1000");
+        let told = world.cluster.nodes()[pod.node].rest(&path).ok()?;
+        let mut told = told["items"].as_array()?.iter();
+        let found = told.find(|one| one["remote"] == remote && one["local"] == pod.address.as_str())?;
+        Some(found["staged"]["verdict"].clone())
+    };
+    let verdict = wait_until("it would be cut", SOON, || {
+        pod.reaches("http://allowed.example/");
+        staged("pass,staged-deny", "198.51.100.10")
+    });
+    assert_eq!(verdict, "deny");
     world.kubectl("delete namespace audit --wait=false");
 }
 
@@ -188,4 +204,35 @@ pub(crate) fn bad_objects_change_nothing(world: &World) {
     world.kubectl("-n bad delete egresspolicy many more");
     as_before(&world.pod("bad", "late", "app: runner"));
     world.kubectl("delete namespace bad --wait=false");
+}
+
+// Who administers a namespace may write its policies; who may only deploy there reads them.
+pub(crate) fn who_may_write_policies(world: &World) {
+    world.namespace("rights", "");
+    for role in ["admin", "edit", "view"] {
+        world.kubectl(&format!(
+            "-n rights create rolebinding {role} --clusterrole={role} --user={role}-of-rights"
+        ));
+    }
+    let may = |role: &str, verb: &str, what: &str| {
+        let user = format!("{role}-of-rights");
+        // What stands behind a slash would be the name of an object.
+        let (what, part) = what.split_once('/').unwrap_or((what, ""));
+        let part = format!("--subresource={part}");
+        let said =
+            world.cluster.kubectl(&["-n", "rights", "auth", "can-i", verb, what, &part, "--as", &user]);
+        said.is_ok_and(|said| said.trim() == "yes")
+    };
+    // The controller adds up roles a moment after they have come.
+    wait_until("admin may", SOON * 3, || may("admin", "create", "egresspolicies").then_some(()));
+    wait_until("view may read", SOON * 3, || may("view", "list", "egresspolicies").then_some(()));
+    for verb in ["create", "update", "patch", "delete"] {
+        assert!(may("admin", verb, "egresspolicies"), "{verb}");
+        assert!(!may("edit", verb, "egresspolicies") && !may("view", verb, "egresspolicies"), "{verb}");
+        for what in ["clusteregresspolicies", "egressconfigs", "egressnodes", "egresspolicies/status"] {
+            assert!(!may("admin", verb, what), "{verb} {what}");
+        }
+    }
+    assert!(may("edit", "list", "egresspolicies") && may("edit", "create", "deployments"));
+    world.kubectl("delete namespace rights --wait=false");
 }

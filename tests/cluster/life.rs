@@ -101,7 +101,7 @@ pub(crate) fn no_api_server(world: &World) {
 
 // Promise 5: of pods that start at once each is guarded from its first instruction on, also where its sandbox fails first.
 pub(crate) fn many_pods_start_at_once(world: &World) {
-    const PODS: usize = 40;
+    const PODS: usize = 100;
     const FAR: &str = "203.0.113.11";
     world.namespace("many", &policy("many", &names("allowed.example")));
     world.count_arrivals(FAR);
@@ -117,7 +117,7 @@ pub(crate) fn many_pods_start_at_once(world: &World) {
         },
     });
     world.apply(&deployment.to_string());
-    wait_until("all are there", START * 5, || {
+    wait_until("all are there", START * 8, || {
         let ready = world.kubectl("-n many get deployment many -o jsonpath={.status.readyReplicas}");
         (ready == PODS.to_string()).then_some(())
     });
