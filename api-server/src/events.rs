@@ -4,16 +4,16 @@
 //! heard. The identifier of the whole ([`Positions`]) stands at the last event of what is written together: it says that all
 //! before it was seen, too.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use axum::{
-    body::{Body, Bytes},
-    http::{HeaderValue, header},
-    response::Response,
-};
+use axum::{body::Bytes, response::Response};
 use futures::stream;
 use http_body_util::BodyExt;
-use nameward_api::client::{Parser, Raw};
+use nameward_api::{
+    GATHER, KEEP_ALIVE,
+    client::{Parser, Raw},
+    event_stream,
+};
 use serde_json::json;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -28,11 +28,7 @@ use crate::{
     positions::Positions,
 };
 
-/// What comes within this time is written together.
-const GATHER: Duration = Duration::from_millis(50);
-/// A comment this often shows that the connection lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A node says something at least each 15 s.
+/// A node says something at least each [`KEEP_ALIVE`].
 const SILENT: Duration = Duration::from_secs(40);
 /// A stream begins within this time.
 const BEGIN_WITHIN: Duration = Duration::from_secs(3);
@@ -85,15 +81,10 @@ pub(crate) fn follow(followed: Followed) -> Response {
         begun: false,
         check_at: Instant::now() + YES_FOR,
     };
-    let events = stream::unfold(merged, async |mut merged| {
+    event_stream(stream::unfold(merged, async |mut merged| {
         let chunk = merged.next().await?;
-        Some((Ok::<_, Infallible>(chunk), merged))
-    });
-    let mut response = Response::new(Body::from_stream(events));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+        Some((chunk, merged))
+    }))
 }
 
 struct Merged {

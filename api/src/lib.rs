@@ -22,7 +22,7 @@ pub mod types;
 pub use problem::Problem;
 pub use routes::{Site, router};
 pub use source::{Changes, Flush, Followed, Source, SourceError};
-pub use stream::LastSeen;
+pub use stream::{GATHER, KEEP_ALIVE, LastSeen, event_stream};
 
 /// What the routes of a cluster share with those of a node.
 pub mod shared {

@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
-use futures::stream;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::{
     sync::broadcast::{self, error::RecvError, error::TryRecvError},
     time::Instant,
@@ -19,9 +19,9 @@ use tokio::{
 use crate::{Problem, Source, filter::DecisionFilter, source::Followed};
 
 /// The first decision goes out at once, those within this time after it together.
-const GATHER: Duration = Duration::from_millis(50);
+pub const GATHER: Duration = Duration::from_millis(50);
 /// A comment this often shows that the connection lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events of one write at most.
 const BATCH: usize = 256;
 /// Bytes of a write that need no more beside them.
@@ -58,11 +58,15 @@ pub(crate) fn follow(source: &dyn Source, filter: DecisionFilter, last: Option<L
     if let Some(last) = last {
         follower.replay(source.recent_decisions(), last);
     }
-    let events = stream::unfold(follower, async |mut follower| {
+    event_stream(stream::unfold(follower, async |mut follower| {
         let chunk = follower.next().await?;
-        Some((Ok::<_, Infallible>(chunk), follower))
-    });
-    let mut response = Response::new(Body::from_stream(events));
+        Some((chunk, follower))
+    }))
+}
+
+/// The response that brings server-sent events, as they are written.
+pub fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(events.map(Ok::<_, Infallible>)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

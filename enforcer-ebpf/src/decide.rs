@@ -14,7 +14,7 @@ use crate::{
     flows,
     maps::FRAGMENTS,
     neighbours,
-    packet::{ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, is_mapped, words},
+    packet::{DNS, ICMP, ICMP6, Packet, RST, SCTP, TCP, UDP, fragment, is_mapped, words},
     rules::{self, Question},
     skb::{Skb, read},
     sockets::local::is_loopback,
@@ -22,7 +22,6 @@ use crate::{
 
 /// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
-const DNS: [u8; 2] = 53u16.to_be_bytes();
 /// ICMP errors larger than this carry more than a quotation (RFC 1812 section 4.3.2.3).
 const LARGEST_ICMP4_ERROR: u32 = 576;
 const LARGEST_ICMP6_ERROR: u32 = 1_280;

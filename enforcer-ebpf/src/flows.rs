@@ -16,12 +16,11 @@ use nameward_abi::{Direction, Flow, FlowKey, FlowState, Port, Reason, idle};
 use crate::{
     endpoint::Endpoint,
     maps::{ALLOW, EVENT_BUDGET, FLEETING, FLOWS},
-    packet::{ACK, FIN, ICMP, ICMP6, Packet, RST, SYN, TCP, UDP, on_stack},
+    packet::{ACK, DNS, FIN, ICMP, ICMP6, Packet, RST, SYN, TCP, UDP, on_stack},
 };
 
 const SECOND: u64 = 1_000_000_000;
 const BOTH_FINS: u8 = 3;
-const DNS: Port = 53u16.to_be_bytes();
 
 /// Finds the flow of a packet and leaves in `key` where it is, or would be.
 ///

@@ -11,6 +11,8 @@ pub const ICMP: u8 = 1;
 pub const IGMP: u8 = 2;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+/// The port of DNS.
+pub const DNS: Port = 53u16.to_be_bytes();
 pub const ICMP6: u8 = 58;
 pub const SCTP: u8 = 132;
 

@@ -11,7 +11,7 @@ use nameward_test_support::{
     cluster::{Node, Part},
     output_within, wait_until, wait_until_ok,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     guarding::{names, policy},
@@ -186,19 +186,8 @@ pub(crate) fn one_writes_a_status_now_and_then(world: &World) {
 
 // Bad input: RBAC that lacks a verb. What is not written for that is written when it may be.
 pub(crate) fn a_forbidden_write_is_told_and_made_up_for(world: &World) {
-    let role = world.cluster.get(&["clusterrole", "nameward-enforcer"]).unwrap();
-    let patch = |rules: &Value| {
-        let patch = json!({ "rules": rules }).to_string();
-        let words = ["patch", "clusterrole", "nameward-enforcer", "--type=merge", "-p", &patch];
-        world.cluster.kubectl(&words).unwrap();
-    };
-    let mut without = role["rules"].clone();
-    for rule in without.as_array_mut().unwrap() {
-        rule["resources"].as_array_mut().unwrap().retain(|resource| resource != "egresspolicies/status");
-    }
-    assert_ne!(without, role["rules"], "the test's own premise");
     let told = [0, 1].map(|node| world.log(node).len());
-    patch(&without);
+    let rights = world.take_right("egresspolicies/status");
     world.namespace("forbidden", &policy("forbidden", &names("allowed.example", WEB)));
     wait_until_ok("the log names the right and the remedy", STATUS, || {
         let logs = [0, 1].map(|node| world.log(node).split_off(told[node])).concat();
@@ -207,6 +196,6 @@ pub(crate) fn a_forbidden_write_is_told_and_made_up_for(world: &World) {
         let is_told = unescaped.lines().any(|line| wanted.iter().all(|word| line.contains(word)));
         if is_told { Ok(()) } else { Err(logs) }
     });
-    patch(&role["rules"]);
+    world.give_rights(&rights);
     world.condition(&["-n", "forbidden", "egresspolicy", "rules"], "Programmed", "True", "NothingSelected");
 }

@@ -6,7 +6,6 @@ use nameward_test_support::{
     cluster::{Node, Part},
     wait_until,
 };
-use serde_json::{Value, json};
 
 use crate::{
     guarding::{names, policy},
@@ -137,20 +136,8 @@ pub(crate) fn a_missing_permission_is_told(world: &World) {
     let pod = Pod::on(world, 1, "rights", "runner", "app: runner", Announced::ByPlugin);
     pod.run().reaches("http://allowed.example/");
     let node = &world.nodes()[1];
-    let role = world.cluster.get(&["clusterrole", "nameward-enforcer"]).unwrap();
-    let patch = |rules: &Value| {
-        let patch = json!({ "rules": rules }).to_string();
-        let words = ["patch", "clusterrole", "nameward-enforcer", "--type=merge", "-p", &patch];
-        world.cluster.kubectl(&words).unwrap();
-    };
-    let mut without = role["rules"].clone();
-    for rule in without.as_array_mut().unwrap() {
-        let resources = rule["resources"].as_array_mut().unwrap();
-        resources.retain(|resource| resource != "egressconfigs");
-    }
-    assert_ne!(without, role["rules"]);
     is_kept(node, &pod, "rights");
-    patch(&without);
+    let rights = world.take_right("egressconfigs");
     node.kill(Part::Enforcer).unwrap();
     wait_until("it is dead", SOON, || (!node.machine().runs(Part::Enforcer.name())).then_some(()));
     node.start(Part::Enforcer).unwrap();
@@ -161,7 +148,7 @@ pub(crate) fn a_missing_permission_is_told(world: &World) {
     pod.reaches("http://allowed.example/");
     pod.may_not("http://203.0.113.10/");
     let before = node.machine().log(Part::Enforcer.name()).len();
-    patch(&role["rules"]);
+    world.give_rights(&rights);
     wait_until("it is watched again", STATUS, || {
         let log = node.machine().log(Part::Enforcer.name()).split_off(before);
         log.lines().any(|line| line.contains("egressconfigs") && line.contains("watched again")).then_some(())

@@ -8,7 +8,7 @@ use nameward_test_support::{
     cluster::{Cluster, ClusterOptions, Kind, Node, Part},
     wait_until, wait_until_ok,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How long something that follows from an event may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -70,6 +70,25 @@ impl World {
     /// Runs kubectl with words separated by spaces.
     pub(crate) fn kubectl(&self, words: &str) -> String {
         self.cluster.kubectl(&words.split_whitespace().collect::<Vec<_>>()).unwrap()
+    }
+
+    /// Takes every right on a resource from the enforcers; returns the rules that gave them.
+    pub(crate) fn take_right(&self, resource: &str) -> Value {
+        let role = self.cluster.get(&["clusterrole", "nameward-enforcer"]).unwrap();
+        let mut without = role["rules"].clone();
+        for rule in without.as_array_mut().unwrap() {
+            rule["resources"].as_array_mut().unwrap().retain(|one| one != resource);
+        }
+        assert_ne!(without, role["rules"], "the test's own premise");
+        self.give_rights(&without);
+        role["rules"].clone()
+    }
+
+    /// Gives the enforcers the rights of these rules alone.
+    pub(crate) fn give_rights(&self, rules: &Value) {
+        let patch = json!({ "rules": rules }).to_string();
+        let words = ["patch", "clusterrole", "nameward-enforcer", "--type=merge", "-p", &patch];
+        self.cluster.kubectl(&words).unwrap();
     }
 
     /// Packets that arrived at the internet from a pod.

@@ -28,7 +28,7 @@ use self::{
 use crate::{
     endpoint::Endpoint,
     events::report,
-    packet::{Packet, TCP, UDP, is_mapped},
+    packet::{DNS, Packet, TCP, UDP, is_mapped},
     rules::{Question, is_direct_dns, judge},
     verdict::{Action, verdict},
 };
@@ -38,7 +38,6 @@ const DENY: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 const EPERM: i32 = 1;
 const EADDRINUSE: i32 = 98;
-const DNS: Port = 53u16.to_be_bytes();
 const SOCK_STREAM: u32 = 1;
 const SCTP: u32 = 132;
 

@@ -60,10 +60,9 @@ impl Server {
     /// The upstream's answer.
     pub(super) async fn hear(&self, query: &Query<'_>, waiting: &Waiting) -> Heard {
         let (told, heard) = oneshot::channel();
-        let mut departing = Departing::default();
-        self.ask(self.group(waiting), Question::of(query), Waits::Task(told), &mut departing);
-        departing.send();
-        drop(departing);
+        Departing::at_once(|departing| {
+            self.ask(self.group(waiting), Question::of(query), Waits::Task(told), departing);
+        });
         heard.await.unwrap_or(Err(UpstreamError::Nobody))
     }
 

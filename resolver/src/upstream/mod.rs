@@ -96,8 +96,8 @@ impl Group {
         self.servers.iter().map(|server| server.address)
     }
 
-    /// Asks without waiting, when `departing` is sent. `told` is called once, perhaps at once, and must not block: with the answer, if the first
-    /// server gives one soon, else with what has to be done, which takes a task.
+    /// Asks without waiting, when `departing` is sent. `told` is called once, perhaps at once, and must not block: with
+    /// the answer, if the first server gives one soon, else with what has to be done, which takes a task.
     pub(crate) fn begin(
         self: &Arc<Self>,
         question: Question,
@@ -131,12 +131,10 @@ impl Group {
         counters: &Arc<Counters>,
     ) -> Result<Reply, UpstreamError> {
         let (tell, told) = oneshot::channel();
-        {
-            let mut departing = Departing::default();
-            let told = move |started| drop(tell.send(started));
-            self.begin(question.clone(), outstanding, counters, &mut departing, told);
-            departing.send();
-        }
+        let asked = question.clone();
+        Departing::at_once(|departing| {
+            self.begin(asked, outstanding, counters, departing, move |started| drop(tell.send(started)));
+        });
         match told.await {
             Ok(Started::Reply(reply)) => Ok(reply),
             Ok(Started::Rest(rest)) => rest.go_on().await,
